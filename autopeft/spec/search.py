@@ -1,0 +1,59 @@
+"""All that defines one search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from autopeft.spec.budget import Budget
+from autopeft.spec.task import Task
+
+Evidence = Literal["quick", "standard", "strict"]
+EVIDENCE: tuple[str, ...] = get_args(Evidence)
+ExecutorName = Literal["ray", "tune", "inprocess"]
+EXECUTORS: tuple[str, ...] = get_args(ExecutorName)
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """One search: task, budget, space, strategy, and how it is run.
+
+    Attributes:
+        task: The task.
+        budget: The limits.
+        space: A preset's name, a file, or the values themselves.
+        strategy: Likewise.
+        preset: A published pair of space and strategy; None for none.
+        incumbent: Folder of the adapter in use today, to be compared; None for none.
+        evidence: How much of the budget goes to certainty: 2, 3 or 5 fresh seeds for each finalist.
+        until: ``decided`` ends the search as soon as the verdict is settled; None uses the whole budget.
+        overrides: ``("space.x", value)`` and ``("strategy.x", value)`` pairs from ``--set``.
+        workers: Trials at a time; None takes one per GPU, or one per core.
+        gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
+        executor: What runs the trials.
+        ray_address: Address of a running Ray cluster; None starts one here.
+        seed: Seed of all that is random, except the finalists' seeds.
+        out: The run folder; None makes one under ``runs/``.
+        overwrite: Whether a non-empty run folder may be replaced.
+        resume: Whether a run folder is continued.
+        tracking_uri: MLflow tracking store; None takes ``mlflow.db`` beside the run folder; ``"none"`` writes nothing.
+    """
+
+    task: Task
+    budget: Budget = field(default_factory=Budget)
+    space: Any = "hybrid"
+    strategy: Any = "tpe-asha"
+    preset: str | None = None
+    incumbent: str | None = None
+    evidence: Evidence = "standard"
+    until: Literal["decided"] | None = None
+    overrides: tuple[tuple[str, Any], ...] = ()
+    workers: int | None = None
+    gpus_per_trial: float | None = None
+    executor: ExecutorName = "ray"
+    ray_address: str | None = None
+    seed: int = 0
+    out: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+    tracking_uri: str | None = None

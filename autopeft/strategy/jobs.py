@@ -1,0 +1,119 @@
+"""What a worker can be asked to do, and what it answers: plain values that travel between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autopeft.space.configuration import Configuration
+
+Arm = Literal["baseline", "space", "incumbent"]
+Purpose = Literal["explore", "confirm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Train one trial up to a rung and evaluate it on the validation rows.
+
+    Attributes:
+        trial: The trial's id, e.g. ``t0007``.
+        configuration: What is trained.
+        seed: Seed of the initial values, the order of rows and the dropout.
+        rows_from: Rows that the trial has seen already (0: a fresh start; otherwise its checkpoint is read).
+        rows_to: Rows it shall have seen at the end of the job.
+        warmup_rows: Rows over which the rates rise linearly from 0.
+        cooldown_rows: Rows before `rows_to` over which the rates fall linearly to 0; 0 except in a final rung.
+        rung: Index of the rung that this job ends at.
+        head: The head on top (``stock``, ``cls``, ``mean``; ``lm`` for language models).
+        final: Whether generation metrics are computed as well (exact match for ``causal_lm``).
+        folder: Where checkpoint and outputs are written, relative to the run folder: ``trials/<trial>``.
+        time_limit: Seconds after which the job is given up, or None.
+    """
+
+    trial: str
+    configuration: Configuration
+    seed: int
+    rows_from: int
+    rows_to: int
+    warmup_rows: int
+    cooldown_rows: int
+    rung: int
+    folder: str
+    head: str
+    final: bool = False
+    time_limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A measurement that trains no adapter.
+
+    Attributes:
+        kind: ``heads``: features of the frozen base, a linear probe for each head, the best head and its score;
+            ``speed``: seconds per row of training and evaluation for a LoRA on every linear layer.
+        heads: For ``heads``, the heads to choose from; for ``speed``, the one in use.
+    """
+
+    kind: Literal["heads", "speed"]
+    heads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Evaluate a stored adapter on a split.
+
+    Attributes:
+        name: A label for the outcome, e.g. ``winner`` or ``incumbent``.
+        folder: The adapter folder (absolute, or relative to the run folder).
+        split: ``validation`` or ``test``.
+        outputs: File for the per-example outputs, relative to the run folder.
+        sha256: Checksum of the adapter's weights that must match, or None.
+    """
+
+    name: str
+    folder: str
+    split: Literal["validation", "test"]
+    outputs: str
+    sha256: str | None = None
+
+
+Job = Train | Probe | Evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: The job.
+        status: ``ok``; ``failed`` (something broke); ``infeasible`` (the configuration must not be tried again).
+        reason: One word when not ok: ``nan``, ``oom``, ``timeout``, ``lost``, ``params``, ``latency``, ``error``.
+        detail: One sentence when not ok.
+        metrics: Metric name -> value on the split evaluated (validation for `Train`).
+        loss: Mean training loss over the last quarter of the job's rows, or None.
+        seconds: Wall seconds of the job on its worker.
+        train_seconds: Of these, seconds in optimizer steps.
+        evaluate_seconds: Of these, seconds in evaluation.
+        rows: Rows trained by this job.
+        peak_bytes: Highest count of live tensor bytes seen, base included, or None where it was not measured.
+        outputs: File with per-example outputs (safetensors), relative to the run folder, or None.
+        adapter: Folder of the checkpoint, relative to the run folder, or None.
+        sha256: Checksum of the checkpoint's weights, or None.
+        values: What a probe found.
+    """
+
+    job: Job
+    status: Literal["ok", "failed", "infeasible"] = "ok"
+    reason: str | None = None
+    detail: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    loss: float | None = None
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    rows: int = 0
+    peak_bytes: int | None = None
+    outputs: str | None = None
+    adapter: str | None = None
+    sha256: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
