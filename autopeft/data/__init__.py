@@ -1,0 +1,3 @@
+"""Task data: read and checked, tokenised once, cut into deterministic batches."""
+
+from __future__ import annotations

@@ -1,0 +1,110 @@
+"""From what the user gave to three checked splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from autopeft.data.checks import class_names, standardise
+from autopeft.data.columns import Columns, infer
+from autopeft.data.sources import gather
+from autopeft.data.splits import fill_splits, shared_rows
+from autopeft.errors import InputError
+from autopeft.spec import Task
+
+
+@dataclass(frozen=True, slots=True)
+class RawData:
+    """A task's rows, checked, before tokenisation.
+
+    Attributes:
+        kind: The task kind.
+        text_columns: One or two; empty for ``causal_lm``.
+        label_column: None for ``causal_lm``.
+        prompt_column: For ``causal_lm``; else None.
+        response_column: For ``causal_lm``; else None.
+        metric: What decides.
+        label_names: Class names in the order of their numbers; empty for other kinds.
+        splits: ``train``, ``validation`` and ``test``: the used columns only, texts as strings, classes as their
+            names, targets as float64.
+        notes: What was inferred, cut or found suspicious, one sentence each, to be shown.
+        source: A short name for the data, without any path.
+    """
+
+    kind: str
+    text_columns: tuple[str, ...]
+    label_column: str | None
+    prompt_column: str | None
+    response_column: str | None
+    metric: str
+    label_names: tuple[str, ...]
+    splits: Mapping[str, pa.Table]
+    notes: tuple[str, ...]
+    source: str
+
+
+def read(task: Task, *, seed: int) -> RawData:
+    """Read, understand and check the data of a task.
+
+    Args:
+        task: The task; fields that are None or empty are inferred from the columns.
+        seed: Seed of the rows that are cut where a split is missing.
+
+    Raises:
+        InputError: With every fault of the source, or else of the columns, or else of the rows.
+    """
+    source = gather(task.data)
+    columns = infer(task, source.splits["train"])
+    tables, notes = standardise(source.splits, columns)
+    names = _names(tables, columns, source.splits["train"].class_names)
+    _check_metric(columns, names)
+    # One prompt may have several answers: it must not be in two splits, whatever the answers.
+    keys = columns.text_columns or columns.texts[:1]
+    stratum = columns.label_column if columns.kind == "sequence_classification" else None
+    filled, cut = fill_splits(tables, keys, stratum, seed=seed)
+    notes = [*source.notes, *columns.notes, *notes, *cut, *_empty_texts(filled, columns), *shared_rows(filled, keys)]
+    if names:
+        notes.append(f"{len(names)} classes: {_shortened(names)}.")
+    return RawData(
+        kind=columns.kind,
+        text_columns=columns.text_columns,
+        label_column=columns.label_column,
+        prompt_column=columns.prompt_column,
+        response_column=columns.response_column,
+        metric=columns.metric,
+        label_names=names,
+        splits=filled,
+        notes=tuple(notes),
+        source=source.label,
+    )
+
+
+def _names(
+    tables: Mapping[str, pa.Table], columns: Columns, declared: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    if columns.kind != "sequence_classification" or columns.label_column is None:
+        return ()
+    return class_names(tables, columns.label_column, declared.get(columns.label_column))
+
+
+def _check_metric(columns: Columns, names: tuple[str, ...]) -> None:
+    if columns.metric == "f1" and len(names) != 2:
+        raise InputError.one(
+            "task.metric", "f1", f"is for two classes and the data has {len(names)}", "Use macro_f1 or accuracy"
+        )
+
+
+def _empty_texts(tables: Mapping[str, pa.Table], columns: Columns) -> list[str]:
+    notes = []
+    for split, table in tables.items():
+        for name in columns.texts:
+            count = sum(not text.strip() for text in table.column(name).to_pylist())
+            if count:
+                notes.append(f"{count:,} {split} rows have an empty {name!r}.")
+    return notes
+
+
+def _shortened(names: tuple[str, ...], shown: int = 10) -> str:
+    return ", ".join(names[:shown]) + (f", … ({len(names) - shown} more)" if len(names) > shown else "")

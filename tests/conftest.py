@@ -1,0 +1,84 @@
+"""Fixtures of all tests: nothing outside a temporary folder is written, and no network is used."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_HOME = tempfile.mkdtemp(prefix="autopeft-tests-")
+# These are read when the libraries are imported, so they must be set before any test module is.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HOME=str(Path(_HOME) / "huggingface"),
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_DISABLE_IMPORT_WARNING="1",
+)
+
+_GOOD = ("a warm and funny", "a wonderful", "a clever", "an honest and moving", "a delightful")
+_BAD = ("a dull and tired", "a terrible", "a clumsy", "a boring and hollow", "a dreadful")
+_THINGS = ("film", "story", "play", "comedy", "drama", "portrait", "debut", "sequel", "thriller", "tale")
+_PLACES = (
+    "about a village",
+    "of a long summer",
+    "set at sea",
+    "in three acts",
+    "for a rainy day",
+    "with one good scene",
+)
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home of its own for every test, and nothing of the developer's environment that changes results."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AUTOPEFT_HOME", str(home / ".autopeft"))
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
+    from autopeft.testing.real import minilm_folder
+
+    return minilm_folder()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain folder of SmolLM2-135M-Instruct, made once a session."""
+    from autopeft.compose.base import plain_folder
+    from autopeft.testing.real import smollm2_gguf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOPEFT_HOME", str(tmp_path_factory.mktemp("models")))
+        return Path(plain_folder(str(smollm2_gguf())))
+
+
+@pytest.fixture(scope="session")
+def tiny_reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, validation and test CSV files of short reviews: two classes, learnable from single words."""
+    folder = tmp_path_factory.mktemp("tiny_reviews")
+    texts = [
+        (f"{adjective} {thing} {place}", label)
+        for label, adjectives in (("positive", _GOOD), ("negative", _BAD))
+        for adjective in adjectives
+        for thing in _THINGS
+        for place in _PLACES
+    ]
+    random.Random(7).shuffle(texts)
+    for name, rows in (("train", texts[:400]), ("validation", texts[400:500]), ("test", texts[500:])):
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(("text", "label"))
+            writer.writerows(rows)
+    return folder
