@@ -1,0 +1,21 @@
+"""What the measurements show: metrics, intervals, verdicts, and the reference of a linear probe."""
+
+from __future__ import annotations
+
+from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval, paired_flips
+from autopeft.evidence.metrics import Outputs, bounds, per_example, score
+from autopeft.evidence.probe import ProbeResult, linear_probe
+
+__all__ = [
+    "Interval",
+    "Outputs",
+    "ProbeResult",
+    "Verdict",
+    "bounds",
+    "compare",
+    "interval",
+    "linear_probe",
+    "paired_flips",
+    "per_example",
+    "score",
+]

@@ -1,0 +1,134 @@
+"""How often a verdict is wrong when both arms are equally good (A/A), and how often a true gain is found.
+
+Run: python benchmarks/verdict_error_rate.py [--searches 1000]
+
+A model of fine-tuning results without any training: an example is answered rightly when a normal latent variable is
+above zero. Most of the latent belongs to the example (all arms find the same ones hard), a part to the arm, the rest to
+seed x example; a shift per seed makes the seed's own spread. Columns, in per cent of the simulated comparisons:
+
+* ``naive``: two-level percentile bootstrap in closed form (seeds resampled, normal quantile);
+* ``seeds``: Welch's t-test over seed means only, as papers do it; it says nothing about other examples;
+* ``verdict``: false ``better`` by `autopeft.evidence.compare`;
+* ``selected``: the same when each arm's finalist was the best by validation (on the same rows) of 20 and 10
+  equally good candidates and was then retrained with fresh seeds;
+* ``found``: ``better`` when the challenger is truly 2 points better;
+* ``half``: mean half-width of the verdict's interval, in points.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from autopeft.evidence import compare
+
+Floats = npt.NDArray[np.float64]
+ACCURACY = 0.86
+EXAMPLE_SHARE = 0.75
+ARM_SHARE = 0.08
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Rows of the validation set, seeds per arm, and the spread of each arm's seeds in points of accuracy."""
+
+    rows: int
+    seeds: int
+    challenger_spread: float
+    baseline_spread: float
+
+
+class Lab:
+    """Draws right (1) and wrong (0) answers of arms that share their examples. Final."""
+
+    def __init__(self, setting: Setting, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._setting = setting
+        self._examples = rng.normal(size=setting.rows) * EXAMPLE_SHARE**0.5
+        self._threshold = float(stats.norm.ppf(ACCURACY))
+        self._density = float(stats.norm.pdf(self._threshold))
+
+    def arm(self, gain: float = 0.0) -> Floats:
+        """The examples' affinity to a new arm, `[rows]`, with a gain in accuracy (0.02: two points)."""
+        own = self._rng.normal(size=self._setting.rows) * ARM_SHARE**0.5
+        return np.asarray(self._examples + own + self._threshold + gain / self._density)
+
+    def answers(self, arm: Floats, spread: float, seeds: int) -> Floats:
+        """Answers of freshly trained seeds of an arm, `[seeds, rows]`; `spread` in points."""
+        shift = self._rng.normal(size=(seeds, 1)) * (spread / 100 / self._density)
+        noise = self._rng.normal(size=(seeds, len(arm))) * (1 - EXAMPLE_SHARE - ARM_SHARE) ** 0.5
+        return np.asarray(arm + shift + noise > 0, dtype=np.float64)
+
+    def selected(self, candidates: int, spread: float) -> Floats:
+        """The affinity of the best of some candidates, chosen by one run each on these examples."""
+        arms = [self.arm() for _ in range(candidates)]
+        scores = [self.answers(arm, spread, 1).mean() for arm in arms]
+        return arms[int(np.argmax(scores))]
+
+
+def verdict(ours: Floats, theirs: Floats) -> tuple[str, float]:
+    """The verdict's name and the half-width of its interval."""
+    arms = [[{"prediction": run, "label": np.ones_like(run)} for run in answers] for answers in (ours, theirs)]
+    found = compare("accuracy", arms[0], arms[1], sizes=(1, 1))
+    return found.name, (found.high - found.low) / 2
+
+
+def naive_better(ours: Floats, theirs: Floats) -> bool:
+    """Whether a two-level bootstrap over seeds and examples would call the first arm better."""
+    values = ours.mean(0) - theirs.mean(0)
+    # Resampling S seeds with replacement gives the variance over S of the sample without Bessel's correction.
+    seeds = sum(float(arm.mean(1).var()) / len(arm) for arm in (ours, theirs))
+    return bool(values.mean() > 1.96 * (float(values.var()) / values.size + seeds) ** 0.5)
+
+
+def seeds_better(ours: Floats, theirs: Floats) -> bool:
+    """Whether Welch's t-test over the seeds' scores would."""
+    if max(np.ptp(ours.mean(1)), np.ptp(theirs.mean(1))) < 1e-9:
+        return bool(ours.mean() > theirs.mean())
+    test = stats.ttest_ind(ours.mean(1), theirs.mean(1), equal_var=False)
+    return bool(test.pvalue < 0.05 and test.statistic > 0)
+
+
+def measure(setting: Setting, searches: int, seed: int = 0) -> dict[str, float]:
+    """The columns of one row, rates in [0, 1] and the half-width in accuracy."""
+    rng = np.random.default_rng([seed, setting.rows, setting.seeds])
+    counts = dict.fromkeys(("naive", "seeds", "verdict", "selected", "found", "half"), 0.0)
+    spreads = setting.challenger_spread, setting.baseline_spread
+    for _ in range(searches):
+        lab = Lab(setting, rng)
+        ours, theirs = (lab.answers(lab.arm(), spread, setting.seeds) for spread in spreads)
+        name, half = verdict(ours, theirs)
+        counts["half"] += half
+        counts["naive"] += (naive_better(ours, theirs) + naive_better(theirs, ours)) / 2
+        counts["seeds"] += (seeds_better(ours, theirs) + seeds_better(theirs, ours)) / 2
+        # Both directions of an A/A comparison are the same experiment: half the noise for nothing.
+        counts["verdict"] += (name in ("better", "worse")) / 2
+        better = lab.answers(lab.arm(0.02), spreads[0], setting.seeds)
+        counts["found"] += verdict(better, theirs)[0] == "better"
+        chosen, rival = (
+            lab.answers(lab.selected(n, s), s, setting.seeds) for n, s in zip((20, 10), spreads, strict=True)
+        )
+        counts["selected"] += verdict(chosen, rival)[0] == "better"
+    return {column: count / searches for column, count in counts.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Error rates of verdicts in simulated comparisons.")
+    parser.add_argument("--searches", type=int, default=1000, help="simulated comparisons in each row")
+    searches = parser.parse_args().searches
+    columns = ("naive", "seeds", "verdict", "selected", "found", "half")
+    print("spread  rows  seeds  " + "  ".join(f"{column:>8}" for column in columns))
+    for ours, theirs in ((0.4, 0.4), (0.8, 0.2), (1.5, 1.5)):
+        for rows in (200, 872, 3100):
+            for seeds in (2, 3, 5):
+                found = measure(Setting(rows, seeds, ours, theirs), searches)
+                row = "  ".join(f"{100 * found[column]:8.2f}" for column in columns)
+                print(f"{ours}/{theirs}  {rows:5d}  {seeds:5d}  {row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
