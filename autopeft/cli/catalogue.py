@@ -1,0 +1,170 @@
+"""``autopeft ls``, ``cat``, ``cp`` and ``validate``: the presets and the table of methods."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import IO, Any
+
+from autopeft.cli.output import Boundary, write_json
+from autopeft.errors import InputError, Problem
+
+_KEY = re.compile(r"[A-Z][a-z]+:")
+
+
+def ls(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
+    """List spaces, strategies or methods."""
+    if args.what == "methods":
+        return _ls_methods(args.json, stdout)
+    from autopeft import catalogue
+
+    entries = [
+        {
+            "name": name,
+            "purpose": purpose(catalogue.text(args.what, name)),
+            "file": str(catalogue.find(args.what, name)),
+        }
+        for name in catalogue.names(args.what)
+    ]
+    if args.json:
+        write_json(entries, stdout)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("purpose", overflow="fold")
+    for entry in entries:
+        table.add_row(entry["name"], entry["purpose"])
+    Console(file=stdout).print(table)
+    return 0
+
+
+def cat(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
+    """Print a space or a strategy: its file, or the values with everything filled in."""
+    from autopeft import catalogue
+
+    if not args.resolved and not args.json:
+        stdout.write(catalogue.text(args.what, args.name))
+        return 0
+    values = _resolved(args.what, args.name) if args.resolved else catalogue.read(args.what, args.name)
+    if args.json:
+        write_json(values, stdout)
+    else:
+        import yaml
+
+        yaml.safe_dump(values, stdout, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return 0
+
+
+def cp(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
+    """Copy a space or a strategy to a file that the user can change."""
+    from autopeft import catalogue
+
+    print(catalogue.copy(args.what, args.name, args.to), file=stdout)
+    return 0
+
+
+def validate(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
+    """Check spaces or strategies; the problems of all of them are told at once."""
+    problems: list[Problem] = []
+    for name in args.names:
+        try:
+            _resolved(args.what, name)
+        except InputError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise InputError(problems)
+    if args.json:
+        write_json({"status": "valid", "names": args.names}, stdout)
+    else:
+        print(f"{', '.join(args.names)}: valid", file=stdout)
+    return 0
+
+
+def purpose(text: str) -> str:
+    """The purpose that the head comment of a preset states, on one line; empty where it states none."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").rstrip())
+    for index, line in enumerate(lines):
+        if line.lower().startswith("purpose:"):
+            told = [line.partition(":")[2].strip()]
+            for following in lines[index + 1 :]:
+                if not following or _KEY.match(following):
+                    break
+                told.append(following)
+            return " ".join(told)
+    return lines[0] if lines else ""
+
+
+def _resolved(what: str, name: str) -> dict[str, Any]:
+    from autopeft import catalogue
+
+    values = catalogue.read(what, name)
+    if what == "spaces":
+        from autopeft.space import resolve
+
+        return resolve(values).to_dict()
+    from autopeft.strategy import validate as validate_strategy
+
+    problems = validate_strategy(values)
+    if problems:
+        raise InputError(problems)
+    return values
+
+
+def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
+    from autopeft.methods import METHODS
+
+    if as_json:
+        entries = [
+            {
+                "name": method.name,
+                "family": method.family,
+                "paper": {"title": method.paper.title, "link": method.paper.link},
+                "slots": list(method.slots),
+                "rate": {"low": method.rate.low, "default": method.rate.default, "high": method.rate.high},
+                "mergeable": method.mergeable,
+                "targets": sorted(method.targets),
+                "tier": method.tier,
+            }
+            for method in METHODS.values()
+        ]
+        write_json(entries, stdout)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    # Narrow enough, together, for a terminal of 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("family", no_wrap=True)
+    table.add_column("slots", min_width=10)
+    table.add_column("rate", no_wrap=True)
+    table.add_column("merge", no_wrap=True)
+    table.add_column("targets", min_width=7)
+    table.add_column("tier", no_wrap=True)
+    table.add_column("arXiv", no_wrap=True, style="dim")
+    for method in METHODS.values():
+        table.add_row(
+            method.name,
+            method.family,
+            ", ".join(method.slots),
+            f"{_short(method.rate.low)} - {_short(method.rate.high)}",
+            "yes" if method.mergeable else "no",
+            ", ".join(sorted(method.targets)) or "-",
+            str(method.tier),
+            method.paper.link.rpartition("/")[2],
+        )
+    Console(file=stdout).print(table)
+    return 0
+
+
+def _short(rate: float) -> str:
+    """A rate with two significant digits: ``1.5e-3``."""
+    digits, _, exponent = f"{rate:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"

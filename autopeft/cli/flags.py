@@ -1,0 +1,222 @@
+"""The flags of ``search`` and ``plan``: a table that says which field of a search each one sets.
+
+Every flag is one field of the mapping that `autopeft.spec.parse.parse_search` reads, so the values are checked in one
+place for the command line, for files and for Python; here is only the way there and, for errors, the way back.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from autopeft.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from autopeft.spec import SearchSpec
+
+Reading = Literal["text", "texts", "number", "switch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: With its dashes.
+        field: Dotted path in the mapping of a search.
+        group: Heading in the help.
+        help: One line.
+        metavar: What stands for the value in the help; empty for a switch.
+        reading: ``text`` as given, ``texts`` may be repeated, ``number`` where it reads as one, ``switch`` for true.
+    """
+
+    name: str
+    field: str
+    group: str
+    help: str
+    metavar: str = ""
+    reading: Reading = "text"
+
+    @property
+    def key(self) -> str:
+        """Attribute of the parsed arguments."""
+        return self.name.lstrip("-").replace("-", "_")
+
+
+TASK, LIMITS, SEARCH, RUN = "task", "limits (none given: none kept)", "search", "run"
+
+FLAGS: tuple[Flag, ...] = (
+    Flag("--model", "task.model", TASK, "base model: a folder, a .gguf file or a hub id", "ID_OR_DIR"),
+    Flag("--data", "task.data", TASK, "labelled data: a folder, a file or a hub id", "DIR_OR_FILE"),
+    Flag("--kind", "task.kind", TASK, "sequence_classification, regression or causal_lm (inferred)", "KIND"),
+    Flag(
+        "--text-column",
+        "task.text_columns",
+        TASK,
+        "text column; twice for sentence pairs (inferred)",
+        "COLUMN",
+        "texts",
+    ),
+    Flag("--label-column", "task.label_column", TASK, "class or target column (inferred)", "COLUMN"),
+    Flag("--prompt-column", "task.prompt_column", TASK, "causal_lm: the column that is given (inferred)", "COLUMN"),
+    Flag(
+        "--response-column", "task.response_column", TASK, "causal_lm: the column to be produced (inferred)", "COLUMN"
+    ),
+    Flag("--metric", "task.metric", TASK, "what decides (the kind's first metric)", "METRIC"),
+    Flag("--max-length", "task.max_length", TASK, "longest row in tokens", "TOKENS", "number"),
+    Flag("--revision", "task.revision", TASK, "revision of a hub model", "REVISION"),
+    Flag("--head", "task.head", TASK, "layers on top: auto, stock, cls or mean (auto)", "HEAD"),
+    Flag("--name", "task.name", TASK, "label of the search in tracking", "NAME"),
+    Flag("--max-params", "budget.max_adapter_params", LIMITS, "adapter parameters: 0.5%% of the base, or 100000", "N"),
+    Flag("--max-memory", "budget.max_memory", LIMITS, "memory of one training run: 2GiB", "BYTES"),
+    Flag("--max-time", "budget.max_time", LIMITS, "wall clock from start to result: 5m", "TIME"),
+    Flag("--max-compute", "budget.max_compute", LIMITS, "busy time summed over workers: 20m", "TIME"),
+    Flag("--max-trials", "budget.max_trials", LIMITS, "trials that may start", "N", "number"),
+    Flag("--max-size", "budget.max_adapter_size", LIMITS, "adapter on disk: 5MiB", "BYTES"),
+    Flag(
+        "--max-latency",
+        "budget.max_latency_overhead",
+        LIMITS,
+        "forward pass against the bare base: 1.1",
+        "RATIO",
+        "number",
+    ),
+    Flag("--target", "budget.target", LIMITS, "what must load the winner: any, peft, merged or vllm (any)", "TARGET"),
+    Flag(
+        "--space", "space", SEARCH, "what may vary: a name of `autopeft ls spaces`, or a file (hybrid)", "NAME_OR_FILE"
+    ),
+    Flag(
+        "--strategy",
+        "strategy",
+        SEARCH,
+        "how it is explored: `autopeft ls strategies`, or a file (tpe-asha)",
+        "NAME_OR_FILE",
+    ),
+    Flag("--preset", "preset", SEARCH, "a published pair of space and strategy", "NAME"),
+    Flag("--incumbent", "incumbent", SEARCH, "adapter in use today, to compare with", "DIR"),
+    Flag("--evidence", "evidence", SEARCH, "fresh seeds per finalist: quick 2, standard 3, strict 5", "LEVEL"),
+    Flag("--until", "until", SEARCH, "`decided` ends the search once the verdict is settled", "WHEN"),
+    Flag("--seed", "seed", SEARCH, "seed of all that is random (0)", "N", "number"),
+    Flag("--workers", "workers", RUN, "trials at a time (one per GPU, or one per core)", "N", "number"),
+    Flag("--gpus-per-trial", "gpus_per_trial", RUN, "fraction of a GPU per trial", "F", "number"),
+    Flag("--executor", "executor", RUN, "ray, tune or inprocess (ray)", "NAME"),
+    Flag("--ray-address", "ray_address", RUN, "address of a running Ray cluster", "ADDRESS"),
+    Flag("--out", "out", RUN, "run folder (one is made under runs/)", "DIR"),
+    Flag("--overwrite", "overwrite", RUN, "replace what lies in the run folder", reading="switch"),
+    Flag("--resume", "resume", RUN, "go on with the search in the run folder", reading="switch"),
+    Flag(
+        "--tracking-uri",
+        "tracking_uri",
+        RUN,
+        "MLflow store (mlflow.db beside the run folder); `none` writes nothing",
+        "URI",
+    ),
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add all flags of a search, under their headings."""
+    parser.add_argument("file", nargs="?", metavar="TASK.yaml", help="the same as a file; flags go over it")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for flag in FLAGS:
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        group = groups[flag.group]
+        if flag.reading == "switch":
+            group.add_argument(flag.name, action="store_true", default=None, help=flag.help)
+        elif flag.reading == "texts":
+            group.add_argument(flag.name, action="append", metavar=flag.metavar, help=flag.help)
+        else:
+            group.add_argument(flag.name, metavar=flag.metavar, help=flag.help)
+    groups[SEARCH].add_argument(
+        "--set",
+        action="append",
+        metavar="FIELD=VALUE",
+        help="any field of task, budget, space or strategy: space.dropout=[0]",
+    )
+    groups[RUN].add_argument("--json", action="store_true", help="one JSON document on stdout, the rest on stderr")
+
+
+def parse_flags(args: argparse.Namespace) -> SearchSpec:
+    """The search that the flags describe: the file, under the flags, under ``--set``.
+
+    Raises:
+        InputError: With every problem, each under the name of its flag.
+    """
+    from autopeft.spec.parse import load_task_file, parse_search
+
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    if args.file is not None:
+        try:
+            values = dict(load_task_file(args.file))
+        except InputError as error:
+            # Without the file, all that it holds would be told as missing.
+            raise with_flag_names(error, args) from error
+    for flag in FLAGS:
+        given = getattr(args, flag.key)
+        if given is not None:
+            _put(values, flag.field, _read_number(given) if flag.reading == "number" else given)
+    if args.set:
+        before = values.get("set")
+        pairs = list(before.items()) if isinstance(before, Mapping) else list(before or ())
+        for text in args.set:
+            field, equals, value = text.partition("=")
+            if equals:
+                pairs.append((field.strip(), value))
+            else:
+                problems.append(
+                    Problem("--set", text, "must be FIELD=VALUE", "Write for example --set space.batch=[16].")
+                )
+        values["set"] = pairs
+    try:
+        spec = parse_search(values)
+    except InputError as error:
+        raise with_flag_names(InputError([*error.problems, *problems]), args) from error
+    if problems:
+        raise InputError(problems)
+    return spec
+
+
+def with_flag_names(error: InputError, args: argparse.Namespace) -> InputError:
+    """The same error, its fields named by the flags that set them.
+
+    A field that came from a file keeps its dotted name; without a file, a field that nobody gave gets its flag's name
+    too, since that is how to give it.
+    """
+    flags = {flag.field: flag for flag in FLAGS}
+    set_fields = {text.split("=", 1)[0].strip() for text in args.set or ()}
+
+    def renamed(problem: Problem) -> Problem:
+        field = problem.field.removeprefix("set.")
+        if field in set_fields:
+            return replace(problem, field=f"--set {field}")
+        if field == "task_file":
+            return replace(problem, field="TASK.yaml")
+        flag = flags.get(problem.field)
+        if flag is None or (args.file is not None and getattr(args, flag.key) is None):
+            return problem
+        return replace(problem, field=flag.name, next_step=problem.next_step.replace(flag.field, flag.name))
+
+    return type(error)([renamed(problem) for problem in error.problems])
+
+
+def _put(values: dict[str, Any], field: str, value: Any) -> None:
+    *path, last = field.split(".")
+    for step in path:
+        inner = values.get(step)
+        # A file with `task: 3` is told so by the parser; it must not break here.
+        values[step] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[step]
+    values[last] = value
+
+
+def _read_number(text: str) -> int | float | str:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text

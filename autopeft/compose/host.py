@@ -1,0 +1,462 @@
+"""The hybrid tuner: one peft tuner that hosts parts of several methods, per module.
+
+Everything here relies on peft 0.21's internals, and nothing elsewhere does: the hook `_create_and_replace` per module,
+structural saving (what a `BaseTunerLayer` holds beside `base_layer` is the adapter), and lookup tables keyed by type.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.compose.layers import LAYERS, AdapterDropout, OwnPart, Place
+from autopeft.compose.layers.bottleneck import ParallelPart, Tap
+from autopeft.compose.layers.prefix import PrefixPart, prefixed
+from autopeft.methods import METHODS
+
+__all__ = [
+    "ADAPTER",
+    "HYBRID",
+    "HybridConfig",
+    "HybridModel",
+    "kept_modules",
+    "part_parameters",
+    "register",
+    "stock_config",
+]
+
+ADAPTER = "default"
+SCHEMA = 1
+PEFT_VERSION = "0.21."
+
+
+class _TypeName(str):
+    """A peft type outside of peft's enum: equal to its string, with the `value` that peft's messages ask for."""
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+HYBRID = _TypeName("AUTOPEFT_HYBRID")
+
+
+@dataclass
+class HybridConfig(PeftConfig):  # type: ignore[misc]  # peft has no types here
+    """The config of a hybrid adapter: which parts sit where.
+
+    Attributes:
+        schema: Version of this layout.
+        sites: Full module name -> parts as plain values, from inner to outer.
+        kv_features: Module name -> key heads x head width, for modules with a prefix.
+        dropout: Dropout on the input of the parts.
+        modules_to_save: Layers of the task class that are trained and saved as a whole.
+        bias: Always ``none``: biases are parts.
+    """
+
+    # peft reads it; the sites say everything, so it is no field and is not saved.
+    target_modules: ClassVar[None] = None
+
+    schema: int = SCHEMA
+    sites: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    kv_features: dict[str, int] = field(default_factory=dict)
+    dropout: float = 0.0
+    modules_to_save: list[str] | None = None
+    bias: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = HYBRID
+        if self.schema != SCHEMA:
+            raise ValueError(
+                f"this adapter has schema {self.schema}; this autopeft reads {SCHEMA}: install a newer one"
+            )
+
+
+class HostedLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # torch has no types here
+    """A frozen module with one own part per adapter around it, all of one kind.
+
+    Args:
+        base_layer: The frozen module, or the layer of the part inside of this one.
+        key: The kind of part, a key of `LAYERS`.
+    """
+
+    def __init__(self, base_layer: nn.Module, key: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.key = key
+        # The kind is part of the tensors' names, so that two parts of one module never share a name.
+        self.adapter_layer_names = (f"{key}_part",)
+        setattr(self, f"{key}_part", nn.ModuleDict())
+        self.merged_adapters: list[str] = []
+
+    @property
+    def part(self) -> nn.ModuleDict:
+        """Adapter name -> part."""
+        return getattr(self, f"{self.key}_part")
+
+    def add(self, adapter: str, part: OwnPart) -> None:
+        """Install an adapter's part and move it to the frozen module's device."""
+        weight = self.get_base_layer().weight
+        if not any(parameter.is_meta for parameter in part.parameters()):
+            part.to(weight.device)
+        self.part[adapter] = part.train(False)
+        self.set_adapter(self.active_adapters if len(self.part) > 1 else [adapter])
+
+    def is_active(self, adapter: str) -> bool:
+        """Whether an adapter's part takes part in the forward pass."""
+        return not self.disable_adapters and not self.merged and adapter in self.active_adapters
+
+    def active_parts(self) -> Iterator[OwnPart]:
+        """The parts that take part in the forward pass."""
+        for name in self.active_adapters:
+            if name in self.part and self.is_active(name):
+                yield self.part[name]
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The frozen module's output, changed by the active parts."""
+        y = self.base_layer(x, *args, **kwargs)
+        for part in self.active_parts():
+            y = part(x, y)
+        return y
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold the active parts into the frozen module, which gets new storage.
+
+        Raises:
+            ValueError: A part cannot be merged.
+        """
+        names = [name for name in (adapter_names or self.active_adapters) if name in self.part]
+        for name in names:
+            if not self.part[name].mergeable:
+                raise ValueError(f"{type(self.part[name]).__name__} cannot be merged")
+        for name in names:
+            self.part[name].merge_into(self.get_base_layer())
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Not offered: merging is for export only."""
+        raise NotImplementedError("a merged hybrid part cannot be taken out again: build the model anew")
+
+
+class HybridModel(BaseTuner):  # type: ignore[misc]  # peft has no types here
+    """The tuner behind `HybridConfig`."""
+
+    prefix = "autopeft_"
+    tuner_layer_cls = BaseTunerLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    # Makes peft refuse bare injection, and with it transformers' `load_adapter`, which would load wrong numbers: it
+    # renames keys by the prefix of one method.
+    uses_shared_state = True
+
+    def _prepare_adapter_config(self, peft_config: HybridConfig, model_config: dict[str, Any]) -> HybridConfig:
+        return peft_config
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: HybridConfig, key: str) -> bool:
+        return key in peft_config.sites
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter's parts into the model; called for every adapter, unlike the hooks around injection."""
+        config = self.peft_config[adapter_name]
+        _check_fit(model, config)
+        if config.kv_features:
+            _use_prefix_attention(model)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        _add_taps(model, adapter_name)
+
+    def _create_and_replace(
+        self,
+        peft_config: HybridConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        inner: nn.Module | None = None
+        for values in peft_config.sites[current_key]:
+            knobs = dict(values)
+            method = METHODS[str(knobs.pop("method"))]
+            # With another adapter on the module already, a layer of the same kind is shared, as long as it lies
+            # outside of the parts placed so far: the order inside an adapter is part of what it computes.
+            shared = _outside(parent, target_name, inner)
+            if method.layer is not None:
+                layer = self._host(
+                    peft_config, adapter_name, current_key, method.layer, knobs, parent, target_name, shared
+                )
+            else:
+                layer = self._delegate(
+                    peft_config, adapter_name, current_key, method.name, knobs, parent, target_name, shared
+                )
+            layer.autopeft_methods = {**getattr(layer, "autopeft_methods", {}), adapter_name: method.name}
+            inner = layer
+
+    def _host(
+        self,
+        config: HybridConfig,
+        adapter: str,
+        key: str,
+        layer_key: str,
+        knobs: dict[str, Any],
+        parent: nn.Module,
+        name: str,
+        shared: list[tuple[nn.Module, str]],
+    ) -> HostedLayer:
+        outermost = getattr(parent, name)
+        place = self._place(outermost, knobs, config.kv_features.get(key, 0))
+        part = LAYERS[layer_key](place, knobs, config.dropout)
+        for holder, attribute in shared:
+            layer = getattr(holder, attribute)
+            if isinstance(layer, HostedLayer) and layer.key == layer_key:
+                layer.add(adapter, part)
+                return layer
+        layer = HostedLayer(outermost, layer_key)
+        layer.add(adapter, part)
+        setattr(parent, name, layer)
+        return layer
+
+    def _place(self, target: nn.Module, knobs: Mapping[str, Any], kv_features: int) -> Place:
+        wide_in, wide_out = _shape(_innermost(target))
+        reads = knobs.get("reads")
+        wide_read = wide_in if reads is None else _shape(_innermost(self.model.get_submodule(str(reads))))[0]
+        return Place(wide_in, wide_out, wide_read, kv_features)
+
+    def _delegate(
+        self,
+        config: HybridConfig,
+        adapter: str,
+        key: str,
+        method: str,
+        knobs: dict[str, Any],
+        parent: nn.Module,
+        name: str,
+        shared: list[tuple[nn.Module, str]],
+    ) -> nn.Module:
+        stock = stock_config(method, knobs, [key], dropout=config.dropout, module=_innermost(getattr(parent, name)))
+        tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[stock.peft_type]
+        # An instance without injection: only its hook for one module is wanted, with all of peft's dispatching.
+        tuner = tuner_class.__new__(tuner_class)
+        nn.Module.__init__(tuner)
+        tuner.model = self.model
+        tuner.peft_config = {adapter: stock}
+        tuner.active_adapter = adapter
+        holder, attribute = parent, name
+        for candidate in shared:
+            if isinstance(getattr(*candidate), tuner_class.tuner_layer_cls):
+                holder, attribute = candidate
+                break
+        else:
+            if method == "layernorm" and shared:
+                # It trains a copy of what it wraps, which must be the bare norm and not another adapter's part.
+                holder, attribute = getattr(*shared[0]), "base_layer"
+        tuner._create_and_replace(stock, adapter, getattr(holder, attribute), attribute, holder, current_key=key)
+        layer = getattr(holder, attribute)
+        _own_dropout(layer, adapter)
+        return layer
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        held = f"_part.{adapter_name}."
+        own = any(f".{kind}{held}" in key for kind in LAYERS)
+        plain = key.replace(held, "_part.") if own else str(super()._remove_adapter_name_from_key(key, adapter_name))
+        # How deep a part lies depends on what else is on the module; its name must not.
+        return ".".join(step for step in plain.split(".") if step != "base_layer")
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if merge:
+            self._check_mergeable(adapter_names)
+            # Inner parts first: peft merges the outermost layer of a module only.
+            for _, layer in reversed(list(self.model.named_modules())):
+                if isinstance(layer, BaseTunerLayer) and isinstance(getattr(layer, "base_layer", None), BaseTunerLayer):
+                    _merge_inner(layer, adapter_names)
+        for module in self.model.modules():
+            for handle, hook in list(module._forward_pre_hooks.items()):
+                if isinstance(hook, Tap):
+                    del module._forward_pre_hooks[handle]
+        return super()._unload_and_optionally_merge(
+            merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names
+        )
+
+    def _check_mergeable(self, adapter_names: list[str] | None) -> None:
+        stuck = []
+        for adapter in adapter_names or self.active_adapters:
+            for name, parts in self.peft_config[adapter].sites.items():
+                stuck += [f"{part['method']} on {name}" for part in parts if not METHODS[part["method"]].mergeable]
+        if stuck:
+            raise ValueError(f"these parts cannot be merged, and nothing was changed: {'; '.join(stuck)}")
+
+
+def register() -> None:
+    """Make peft know the hybrid type; calling it again changes nothing."""
+    version = importlib.metadata.version("peft")
+    if not version.startswith(PEFT_VERSION):
+        warnings.warn(f"autopeft's hybrid adapters were tested with peft {PEFT_VERSION}x, not {version}", stacklevel=2)
+    PEFT_TYPE_TO_CONFIG_MAPPING[HYBRID] = HybridConfig
+    PEFT_TYPE_TO_TUNER_MAPPING[HYBRID] = HybridModel
+    PEFT_TYPE_TO_PREFIX_MAPPING[HYBRID] = HybridModel.prefix
+    for family in ("eager", "sdpa"):
+        AttentionInterface.register(f"autopeft_{family}", prefixed(family, _active_prefixes))
+        AttentionMaskInterface.register(f"autopeft_{family}", ALL_MASK_ATTENTION_FUNCTIONS[family])
+
+
+def stock_config(
+    method: str,
+    knobs: Mapping[str, Any],
+    names: list[str],
+    *,
+    dropout: float = 0.0,
+    module: nn.Module | None = None,
+    **extra: Any,
+) -> PeftConfig:
+    """The stock config for a method that it ships.
+
+    Args:
+        method: Name in the table.
+        knobs: Its knobs.
+        names: Full names of the modules that it sits on.
+        dropout: Dropout on the input, for methods that have one.
+        module: One of those modules: peft wants to know how it stores its weight.
+        extra: Further fields of the config.
+    """
+    stock = METHODS[method].stock
+    if stock is None:
+        raise ValueError(f"peft has no {method}")
+    peft_type, values = stock(knobs)
+    if peft_type == "LORA":
+        values["lora_dropout"] = dropout
+        values["fan_in_fan_out"] = isinstance(module, Conv1D)
+    if peft_type == "IA3":
+        values["feedforward_modules"] = list(names) if values.pop("feedforward") else []
+        values["fan_in_fan_out"] = isinstance(module, Conv1D)
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(peft_type)]
+    return config_class(target_modules=list(names), **{**values, **extra})
+
+
+def part_parameters(model: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """`(method, full parameter name, parameter)` for every parameter of an adapter's parts."""
+    for name, layer in model.named_modules():
+        method = getattr(layer, "autopeft_methods", {}).get(adapter)
+        if method is None:
+            continue
+        # DoRA lists its magnitudes twice.
+        for container_name in dict.fromkeys(layer.adapter_layer_names):
+            container = getattr(layer, container_name)
+            if adapter not in container:
+                continue
+            held = container[adapter]
+            path = f"{name}.{container_name}.{adapter}"
+            if isinstance(held, nn.Parameter):
+                yield method, path, held
+            else:
+                for inner, parameter in held.named_parameters():
+                    yield method, f"{path}.{inner}", parameter
+
+
+def kept_modules(model: nn.Module, adapter: str = ADAPTER) -> dict[str, nn.Module]:
+    """Trained copies of task layers (peft's modules to save), by full name."""
+    return {
+        f"{name}.modules_to_save.{adapter}": module.modules_to_save[adapter]
+        for name, module in model.named_modules()
+        if isinstance(module, ModulesToSaveWrapper) and adapter in module.modules_to_save
+    }
+
+
+def is_tuner_layer(module: nn.Module) -> bool:
+    """Whether a module is one that an adapter put there."""
+    return isinstance(module, BaseTunerLayer)
+
+
+def _check_fit(model: nn.Module, config: HybridConfig) -> None:
+    names = {name for name, _ in model.named_modules()}
+    problems = [f"{name} is no module of this model" for name in config.sites if name not in names]
+    for name, parts in config.sites.items():
+        used = [str(part.get("method")) for part in parts]
+        problems += [f"{name} asks for the unknown method {method}" for method in used if method not in METHODS]
+        problems += [f"{name} asks for {method} twice" for method in sorted(set(used)) if used.count(method) > 1]
+        if {"lora", "dora"} <= set(used):
+            problems.append(f"{name} asks for both lora and dora")
+        if "layernorm" in used[1:]:
+            # peft trains a copy of what it wraps: with another part inside, that part would be copied as well.
+            problems.append(f"{name} asks for layernorm outside of another part: it must be the innermost")
+    if problems:
+        raise ValueError("the hybrid adapter does not fit: " + "; ".join(problems))
+
+
+def _add_taps(model: nn.Module, adapter: str) -> None:
+    for layer in list(model.modules()):
+        part = layer.part[adapter] if isinstance(layer, HostedLayer) and adapter in layer.part else None
+        if isinstance(part, ParallelPart) and part.reads is not None:
+            _innermost(model.get_submodule(part.reads)).register_forward_pre_hook(Tap(layer, part, adapter))
+
+
+def _innermost(module: nn.Module) -> nn.Module:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    weight = module.weight
+    if weight.ndim == 1:
+        return weight.shape[0], weight.shape[0]
+    return tuple(weight.shape) if isinstance(module, Conv1D) else (weight.shape[1], weight.shape[0])
+
+
+def _outside(parent: nn.Module, name: str, inner: nn.Module | None) -> list[tuple[nn.Module, str]]:
+    """Where the tuner layers of a module hang that lie outside of `inner`, from inner to outer."""
+    chain = []
+    while isinstance(getattr(parent, name), BaseTunerLayer) and getattr(parent, name) is not inner:
+        chain.append((parent, name))
+        parent, name = getattr(parent, name), "base_layer"
+    return chain[::-1]
+
+
+def _own_dropout(layer: nn.Module, adapter: str) -> None:
+    container = getattr(layer, "lora_dropout", None)
+    if isinstance(container, nn.ModuleDict) and isinstance(container[adapter], nn.Dropout):
+        container[adapter] = AdapterDropout(container[adapter].p)
+
+
+def _merge_inner(layer: nn.Module, adapter_names: list[str] | None) -> None:
+    inner = layer.base_layer
+    chain = []
+    while isinstance(inner, BaseTunerLayer):
+        chain.append(inner)
+        inner = inner.base_layer
+    for each in reversed(chain):
+        if not each.merged:
+            each.merge(adapter_names=adapter_names)
+
+
+def _active_prefixes(module: nn.Module) -> Iterator[PrefixPart]:
+    for child in module.modules():
+        if isinstance(child, HostedLayer):
+            yield from (part for part in child.active_parts() if isinstance(part, PrefixPart))
+
+
+def _use_prefix_attention(model: nn.Module) -> None:
+    now = str(getattr(model.config, "_attn_implementation", None))
+    if now.startswith("autopeft_"):
+        return
+    if now not in ("eager", "sdpa"):
+        raise ValueError(f"a prefix needs eager or sdpa attention, and this model runs {now}: load it with one of them")
+    model.set_attn_implementation(f"autopeft_{now}")

@@ -1,0 +1,259 @@
+"""Adapters on disk: a peft folder, plus the head, a description and a manifest. Nothing in it is a local path.
+
+adapter_config.json, adapter_model.safetensors   what peft reads (absent when only a head was trained)
+head.safetensors                                 a head of ours
+autopeft.json                                    what it is and what it belongs to
+manifest.json                                    sha256 of every other file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from autopeft.compose.adapt import AdaptedModel, adapt, hybrid_config
+from autopeft.compose.base import Carrier
+from autopeft.compose.host import ADAPTER
+from autopeft.compose.lower import lower
+from autopeft.errors import DamagedFile, InputError, Problem, TrialFailure
+from autopeft.inspect import module_map
+from autopeft.space.configuration import Configuration
+
+__all__ = ["describe", "load_adapter", "save_adapter"]
+
+SCHEMA = 1
+CONFIG, WEIGHTS, HEAD, ABOUT, MANIFEST = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "head.safetensors",
+    "autopeft.json",
+    "manifest.json",
+)
+
+
+def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, Any]) -> str:
+    """Write an adapter, so that the folder is either the whole new one or what was there before.
+
+    Args:
+        adapted: The trained model.
+        folder: Where to; an adapter that is there already is replaced.
+        meta: Plain values to keep with it (scores, seed, rows); no local paths.
+
+    Returns:
+        The sha256 of the weights: a digest over the names and hashes of the safetensors files.
+    """
+    carrier = adapted.carrier
+    if carrier.identity is None:
+        raise ValueError("an adapter of a model without weights cannot be saved")
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        if adapted.configuration.sites:
+            _write_peft(adapted, work)
+        if adapted.head is not None:
+            _write_tensors({name: p.detach() for name, p in adapted.head.named_parameters()}, work / HEAD)
+        about = {
+            "schema": SCHEMA,
+            "kind": carrier.kind,
+            "head": carrier.head,
+            "labels": carrier.labels,
+            "adapter_params": adapted.adapter_params,
+            "head_params": adapted.head_params,
+            "configuration": adapted.configuration.to_dict(),
+            "identity": asdict(carrier.identity),
+            "meta": meta,
+        }
+        _write_json(about, work / ABOUT)
+        manifest = {path.name: _sha256(path) for path in sorted(work.iterdir())}
+        _write_json({"schema": SCHEMA, "files": manifest}, work / MANIFEST)
+        work.chmod(0o755)
+        for path in [*work.iterdir(), work]:
+            _sync(path)
+        _replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return _weights_hash(manifest)
+
+
+def load_adapter(carrier: Carrier, folder: str | Path, *, trainable: bool = False) -> AdaptedModel:
+    """Build the adapted model that a folder holds.
+
+    Args:
+        carrier: The base that it was trained on, with the same head.
+        folder: An adapter written by `save_adapter`.
+        trainable: Whether it shall be trained on.
+
+    Raises:
+        DamagedFile: A file is missing or is not what was written.
+        InputError: It belongs to another base model, task kind or head, or to a newer autopeft.
+    """
+    path = Path(folder)
+    about = describe(path)
+    _check_base(carrier, about, path)
+    configuration = Configuration.from_dict(about["configuration"])
+    try:
+        adapted = adapt(carrier, configuration, module_map(carrier.model), seed=0)
+    except TrialFailure as error:
+        raise InputError.one("adapter", str(path), error.detail, "Use the autopeft that wrote it.") from error
+    if configuration.sites:
+        tensors = _read_tensors(path / WEIGHTS)
+        _check_names(path, set(tensors), set(_peft_tensors(adapted)))
+        set_peft_model_state_dict(adapted.model, tensors, adapter_name=ADAPTER)
+    if adapted.head is not None:
+        tensors = _read_tensors(path / HEAD)
+        _check_names(path, set(tensors), set(adapted.head.state_dict()))
+        adapted.head.load_state_dict(tensors)
+    if not trainable:
+        adapted.requires_grad_(False)
+    return adapted.train(False)
+
+
+def describe(folder: str | Path) -> dict[str, Any]:
+    """What an adapter folder says about itself, after checking all of its files against the manifest.
+
+    Returns:
+        The values of ``autopeft.json``, and ``weights``: the hash that `save_adapter` returned.
+
+    Raises:
+        DamagedFile: A file is missing or is not what was written.
+        InputError: It is no adapter folder, or one of a newer autopeft.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError.one("adapter", str(path), "is no folder", "Give a folder that holds an adapter.")
+    manifest = _check_manifest(path)
+    about = _read_json(path / ABOUT)
+    if about.get("schema") != SCHEMA:
+        rule = f"has schema {about.get('schema')!r}; this autopeft reads {SCHEMA}"
+        raise InputError.one("adapter", str(path), rule, "Install the autopeft that wrote it.")
+    return {**about, "weights": _weights_hash(manifest)}
+
+
+def _write_peft(adapted: AdaptedModel, folder: Path) -> None:
+    carrier = adapted.carrier
+    lowered = lower(adapted.configuration, carrier)
+    config = hybrid_config(carrier, adapted.configuration, module_map(carrier.model)) if lowered is None else lowered[1]
+    config.base_model_name_or_path = carrier.identity.id
+    config.revision = carrier.identity.revision
+    config.inference_mode = True
+    _write_json({k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}, folder / CONFIG)
+    # Keys are the same for both types: the hosted layers of peft's own methods are peft's.
+    _write_tensors(_peft_tensors(adapted), folder / WEIGHTS)
+
+
+def _peft_tensors(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
+    # Embeddings are never trained here; left to guess, peft would look the base model up on the hub to find out.
+    tensors = get_peft_model_state_dict(adapted.model, adapter_name=ADAPTER, save_embedding_layers=False)
+    return dict(tensors)
+
+
+def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def _write_json(values: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(work: Path, target: Path) -> None:
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+        target.rename(old / "adapter")
+        work.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        work.rename(target)
+    _sync(target.parent)
+
+
+def _check_manifest(path: Path) -> dict[str, str]:
+    if not (path / MANIFEST).is_file():
+        raise InputError.one("adapter", str(path), f"has no {MANIFEST}", "Give a folder written by autopeft.")
+    files = _read_json(path / MANIFEST).get("files")
+    if not isinstance(files, dict) or ABOUT not in files:
+        raise _damaged(path / MANIFEST, "is not a manifest")
+    problems = []
+    for name, expected in files.items():
+        file = path / name
+        # A manifest must not lead out of its folder.
+        if Path(name).name != name or not file.is_file():
+            problems.append(Problem("adapter", str(file), "is missing", "Copy the folder again."))
+        elif _sha256(file) != expected:
+            problems.append(
+                Problem("adapter", str(file), "is damaged (its checksum differs)", "Copy the folder again.")
+            )
+    if problems:
+        raise DamagedFile(problems)
+    return files
+
+
+def _check_base(carrier: Carrier, about: dict[str, Any], path: Path) -> None:
+    problems = []
+    have = None if carrier.identity is None else carrier.identity.content_hash
+    if about["identity"]["content_hash"] != have:
+        rule = f"was trained on another base model ({about['identity']['id']})"
+        problems.append(Problem("adapter", str(path), rule, "Load the base model that it was trained on."))
+    for field in ("kind", "head", "labels"):
+        if about[field] != getattr(carrier, field):
+            rule = f"was trained with {field} {about[field]!r}, not {getattr(carrier, field)!r}"
+            problems.append(Problem("adapter", str(path), rule, f"Give the {field} that it was trained with."))
+    if problems:
+        raise InputError(problems)
+
+
+def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
+    if found != expected:
+        odd = sorted(found ^ expected)[0]
+        raise _damaged(path, f"does not hold the tensors of its configuration (e.g. {odd})")
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, f"cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, "cannot be read as JSON") from error
+    if not isinstance(values, dict):
+        raise _damaged(path, "is not a JSON object")
+    return values
+
+
+def _damaged(path: Path, rule: str) -> DamagedFile:
+    return DamagedFile([Problem("adapter", str(path), rule, "Copy the folder again, or train it again.")])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weights_hash(manifest: dict[str, str]) -> str:
+    entries = [f"{name} {digest}" for name, digest in sorted(manifest.items()) if name.endswith(".safetensors")]
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()

@@ -1,0 +1,318 @@
+"""Memory of training one configuration, known before anything is trained and without any weights.
+
+The adapted model is built on the meta device, its tensors are replaced by fake CPU tensors, and one optimizer step,
+the very code that training runs, is executed on them while `LiveBytes` counts storages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autopeft.compose.adapt import AdaptedModel, adapt
+from autopeft.compose.base import Carrier
+from autopeft.cost.live import LiveBytes, Peak, measure
+from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
+from autopeft.errors import InputError
+from autopeft.methods import METHODS
+from autopeft.space.configuration import Configuration, Part, Training
+from autopeft.space.modules import ModuleMap
+
+__all__ = ["MemoryGate", "MemoryModel", "predict_bytes", "predict_step"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+REFERENCE_SIZE = 64
+"""Size of the parts of the reference configurations that bound all smaller ones."""
+
+STATE_BYTES = 16
+"""Per trainable parameter: weight, gradient and two moments of AdamW, all float32."""
+
+
+def predict_bytes(
+    carrier_factory: Callable[[], Carrier],
+    configuration: Configuration,
+    modules: ModuleMap,
+    *,
+    rows: int,
+    length: int,
+    dtype: str,
+    checkpointing: bool = False,
+) -> int:
+    """The peak of live tensor bytes while one configuration trains, base model included.
+
+    Args:
+        carrier_factory: Makes a carrier on the meta device (`autopeft.compose.base.meta_carrier`).
+        configuration: What would be trained.
+        modules: The module map of the carrier's model.
+        rows: Rows of the largest batch.
+        length: Its padded length in tokens.
+        dtype: ``float32`` or ``bfloat16``: of the base model; bfloat16 also turns autocast on.
+        checkpointing: Whether activations are recomputed block by block.
+    """
+    model = MemoryModel(carrier_factory, modules, length=length, dtype=dtype, checkpointing=checkpointing)
+    return model.predict(configuration, rows=rows).bytes
+
+
+class MemoryModel:
+    """Predicts the memory of configurations of one model at one longest batch.
+
+    Predictions are kept by what matters for memory, so that configurations that differ in learning rates or scales
+    cost nothing.
+
+    Args:
+        carrier_factory: Makes a carrier on the meta device; called once, at the first prediction.
+        modules: The module map of its model.
+        length: Padded length of the longest batch in tokens.
+        dtype: ``float32`` or ``bfloat16``: of the base model; bfloat16 also turns autocast on.
+        checkpointing: Whether activations are recomputed block by block.
+        answers: For ``causal_lm``: share of the positions that are answers, in (0, 1].
+
+    Raises:
+        InputError: The dtype is neither.
+    """
+
+    def __init__(
+        self,
+        carrier_factory: Callable[[], Carrier],
+        modules: ModuleMap,
+        *,
+        length: int,
+        dtype: str,
+        checkpointing: bool = False,
+        answers: float = 1.0,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise InputError.one("dtype", dtype, "must be float32 or bfloat16", "Use one of them.")
+        self._factory = carrier_factory
+        self._modules = modules
+        self._length = length
+        self._dtype = DTYPES[dtype]
+        self._checkpointing = checkpointing
+        self._answers = answers
+        self._carrier: Carrier | None = None
+        self._known: dict[Hashable, Peak] = {}
+
+    @property
+    def modules(self) -> ModuleMap:
+        """The module map of the model."""
+        return self._modules
+
+    def predict(self, configuration: Configuration, *, rows: int | None = None) -> Peak:
+        """The peak of one optimizer step, phase by phase (``forward``, ``backward``, ``optimizer``).
+
+        Args:
+            configuration: What would be trained.
+            rows: Rows of the largest batch; None takes the configuration's batch size.
+        """
+        rows = rows or configuration.training.batch_size
+        key = (rows, memory_shape(configuration))
+        if key not in self._known:
+            self._known[key] = self._run(configuration, rows)
+        return self._known[key]
+
+    def base_bytes(self) -> int:
+        """Bytes of the frozen model alone."""
+        model = self.carrier().model
+        # A tied tensor has two names and one storage.
+        sizes = {
+            id(tensor): tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers())
+        }
+        return sum(sizes.values())
+
+    def carrier(self) -> Carrier:
+        """The carrier on the meta device, its parameters in the base's dtype.
+
+        Raises:
+            ValueError: The factory made a carrier with weights.
+        """
+        if self._carrier is None:
+            carrier = self._factory()
+            for parameter in carrier.model.parameters():
+                if not parameter.is_meta:
+                    raise ValueError("memory is predicted from a carrier on the meta device")
+                parameter.data = parameter.data.to(self._dtype)
+            self._carrier = carrier
+        return self._carrier
+
+    def _run(self, configuration: Configuration, rows: int) -> Peak:
+        carrier = self.carrier()
+        with torch.device("meta"):
+            adapted = adapt(carrier, configuration, self._modules, seed=0)
+        adapted.train()
+        if self._checkpointing:
+            adapted.checkpoint_blocks()
+        return predict_step(
+            adapted,
+            configuration.training,
+            rows=rows,
+            length=self._length,
+            kind=carrier.kind,
+            autocast_dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else None,
+            token_types=getattr(carrier.model.config, "type_vocab_size", 0) > 1,
+            answers=max(1, round(self._answers * rows * (self._length - 1))),
+        )
+
+
+def predict_step(
+    adapted: AdaptedModel,
+    training: Training,
+    *,
+    rows: int,
+    length: int,
+    kind: str,
+    autocast_dtype: torch.dtype | None,
+    token_types: bool = False,
+    answers: int = 1,
+) -> Peak:
+    """Counts one optimizer step of a model on the meta device; the optimizer's moments exist from the start.
+
+    Args:
+        adapted: Its tensors are replaced by fake ones, so it is used up.
+        training: The hyperparameters.
+        rows: Rows of the batch.
+        length: Padded length in tokens.
+        kind: The task kind.
+        autocast_dtype: Dtype of autocast, or None.
+        token_types: Whether the tokenizer makes token types.
+        answers: For ``causal_lm``: answer tokens in the batch.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        make_fake(adapted)
+        batch = _fake_batch(rows, length, kind, token_types, answers)
+        optimizer = build_optimizer(adapted.groups(), training)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.empty_like(parameter)
+        # From the second step on AdamW's moments are there during the forward pass, so they are made beforehand.
+        apply_gradients(optimizer)
+
+        def step(counter: LiveBytes) -> None:
+            compute_gradients(adapted, batch, optimizer, kind, autocast_dtype, mark=counter.mark)
+            apply_gradients(optimizer, mark=counter.mark)
+
+        moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        return measure(step, [*adapted.parameters(), *adapted.buffers(), *moments, *batch.all()])
+
+
+def make_fake(model: nn.Module) -> None:
+    """Replaces every meta parameter and buffer by a fake CPU tensor; tied tensors stay tied.
+
+    Must be called inside the `FakeTensorMode`.
+    """
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if id(tensor) not in made:
+                    fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+                    if isinstance(tensor, nn.Parameter):
+                        fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                    # The original is kept beside it, so that its id is not given to another tensor.
+                    made[id(tensor)] = (fake, tensor)
+                table[name] = made[id(tensor)][0]  # type: ignore[assignment, unused-ignore]
+
+
+def _fake_batch(rows: int, length: int, kind: str, token_types: bool, answers: int) -> StepTensors:
+    def whole(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int64)
+
+    ids, mask = whole(rows, length), whole(rows, length)
+    types = whole(rows, length) if token_types and kind != "causal_lm" else None
+    if kind == "causal_lm":
+        return StepTensors(ids, mask, types, whole(answers), whole(answers))
+    labels = torch.zeros(rows) if kind == "regression" else whole(rows)
+    return StepTensors(ids, mask, types, labels)
+
+
+def memory_shape(configuration: Configuration) -> Hashable:
+    """What of a configuration matters for memory: where the parts sit, their sizes, whether there is dropout."""
+
+    def shape(part: Part) -> Hashable:
+        # A scale is one multiplication, whatever its value; only the neutral one might be left out by a layer.
+        return part.method, tuple((k, v == 1.0 if k == "scale" else v) for k, v in part.knobs)
+
+    sites = tuple((name, tuple(shape(part) for part in parts)) for name, parts in configuration.sites)
+    return sites, configuration.training.dropout > 0
+
+
+MARGIN = 1.001
+"""Fake kernels keep the statistics of a norm in the dtype of its input, some real ones in float32: at most 0.04 %."""
+
+
+class MemoryGate:
+    """Answers whether a configuration fits a limit, as cheaply as the answer allows.
+
+    A floor (weights and optimizer state) and a ceiling (the sum of what each of its methods costs on all sites, at a
+    large size and the largest batch) need about ten runs for a whole search; the exact prediction is made only where
+    the limit lies between them.
+
+    Args:
+        model: Predicts.
+        limit: Live tensor bytes, or None for no limit.
+    """
+
+    def __init__(self, model: MemoryModel, limit: int | None) -> None:
+        self._model = model
+        self._limit = limit
+        self._ratio = MARGIN
+        self._rows = 0
+
+    def fits(self, configuration: Configuration) -> tuple[bool, int]:
+        """Whether it fits, and the bytes that say so: a floor, a ceiling or the exact prediction.
+
+        Without a limit every configuration fits, and the bytes are 0: nothing was computed.
+        """
+        if self._limit is None:
+            return True, 0
+        params = configuration.adapter_params(self._model.modules)
+        floor = self._corrected(self._model.base_bytes() + STATE_BYTES * params)
+        if floor > self._limit:
+            return False, floor
+        ceiling = self._ceiling(configuration)
+        if ceiling is not None and ceiling <= self._limit:
+            return True, ceiling
+        exact = self._corrected(self._model.predict(configuration).bytes)
+        return exact <= self._limit, exact
+
+    def observe(self, configuration: Configuration, measured: int) -> None:
+        """Learns from a run that needed more than was predicted (on a device whose kernels keep more)."""
+        self._ratio = max(self._ratio, measured / self._model.predict(configuration).bytes)
+
+    def _corrected(self, count: int) -> int:
+        return int(count * self._ratio)
+
+    def _ceiling(self, configuration: Configuration) -> int | None:
+        """What no configuration of these methods exceeds; None for parts that are larger than the references."""
+        if any((part.size or 0) > REFERENCE_SIZE for _, part in configuration.parts()):
+            return None
+        # One set of references, at the largest batch seen and with dropout, bounds the smaller batches as well.
+        self._rows = max(self._rows, configuration.training.batch_size)
+        bare = self._bare()
+        references = (self._model.predict(self._reference(method)).bytes for method in configuration.methods)
+        return self._corrected(bare + sum(max(0, reference - bare) for reference in references))
+
+    def _bare(self) -> int:
+        # Only a head of ours can be trained without any part; what the others lack here is counted with every method.
+        if self._model.carrier().head in ("cls", "mean"):
+            return self._model.predict(Configuration((), self._training(()))).bytes
+        return self._model.base_bytes()
+
+    def _reference(self, method: str) -> Configuration:
+        """One method on every site that it fits, at a size that no smaller part exceeds."""
+        row = METHODS[method]
+        sites: dict[str, list[Part]] = {}
+        for site in self._model.modules.sites:
+            if row.fits(site):
+                legal = row.sizes(site) if row.size is not None else ()
+                size = next((value for value in legal if value >= REFERENCE_SIZE), legal[-1]) if legal else None
+                sites[site.name] = [Part.of(method, row.knobs(site, size))]
+        return Configuration.of(sites, self._training((method,)))
+
+    def _training(self, methods: tuple[str, ...]) -> Training:
+        return Training(tuple((method, 1e-3) for method in methods), 1e-3, self._rows, dropout=0.1)

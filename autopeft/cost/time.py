@@ -1,0 +1,188 @@
+"""Seconds that a configuration takes, learned from what has run.
+
+A row's cost is a sum: the forward pass of the whole model, the backward pass down to the lowest adapted block, each
+method's own layers in proportion to the width of the sites that they sit on, and for all of these but the first a cost
+per optimizer step that the rows of a batch share (DoRA's is large: it normalises whole weights once per step). One
+probe sets the scale; least squares with a prior on the ratios corrects the terms as trials report, and what a mix of
+methods deviates from the sum is learned as a ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from autopeft.space.configuration import Configuration
+from autopeft.space.modules import ModuleMap
+
+__all__ = ["StepCosts"]
+
+Pass = Literal["train", "evaluate"]
+Vector = npt.NDArray[np.float64]
+
+PRIOR: dict[Pass, dict[str, float]] = {
+    # Measured on MiniLM on a CPU, between its float32 and its bfloat16 ratios, in units of a LoRA on all linear layers:
+    # the terms of that LoRA sum to 1. A "step" term is paid once per optimizer step, whatever the rows in it.
+    "train": {
+        "forward": 0.33,
+        "backward": 0.32,
+        "step": 0.04,
+        "step backward": 0.03,
+        "lora": 0.20,
+        "step lora": 0.08,
+        "dora": 0.30,
+        "step dora": 0.40,
+        "ia3": 0.22,
+        "step ia3": 0.02,
+        "serial": 0.18,
+        "step serial": 0.08,
+        "parallel": 0.10,
+        "step parallel": 0.05,
+        "prefix": 0.20,
+        "step prefix": 0.05,
+        "bias": 0.10,
+        "step bias": 0.02,
+        "layernorm": 0.15,
+        "step layernorm": 0.02,
+        "dropout": 0.10,
+        "step dropout": 0.02,
+    },
+    "evaluate": {
+        "forward": 0.88,
+        "lora": 0.12,
+        "dora": 0.50,
+        "ia3": 0.12,
+        "serial": 0.12,
+        "parallel": 0.08,
+        "prefix": 0.15,
+        "bias": 0.08,
+        "layernorm": 0.10,
+    },
+}
+OTHER_METHOD = 0.25
+OTHER_STEP = 0.08
+
+STEP_ROWS = 16
+"""Rows of a batch at which the fixed cost of a step has its prior weight."""
+
+PRIOR_WEIGHT = 0.2
+"""Weight of the prior on each term's ratio against one observation's relative error: timings scatter by about 10 %, the
+ratios of the terms differ between machines by about half."""
+
+MIX_WEIGHT = 2.0
+"""Observations of a mix of methods at which its own ratio has half its effect."""
+
+
+class StepCosts:
+    """Seconds of training and evaluating configurations of one model on one data set and machine.
+
+    `observe` is called with the speed probe and after every job; `predict` is called while planning and proposing. Both
+    are deterministic: equal observations in equal order give equal predictions.
+
+    Args:
+        modules: The module map of the model.
+    """
+
+    def __init__(self, modules: ModuleMap) -> None:
+        self._modules = modules
+        self._sites = {site.name: site for site in modules.sites}
+        self._width = sum(s.in_features + s.out_features for s in modules.sites if s.role != "norm") or 1
+        self._learned: dict[Pass, _Learned] = {"train": _Learned("train"), "evaluate": _Learned("evaluate")}
+
+    def observe(self, configuration: Configuration, rows: int, seconds: float, phase: Pass = "train") -> None:
+        """Learns from what ran; observations without rows or time are ignored.
+
+        Args:
+            configuration: What ran.
+            rows: Rows that were trained or evaluated.
+            seconds: Seconds in it.
+            phase: ``train`` or ``evaluate``.
+        """
+        if rows > 0 and seconds > 0 and math.isfinite(seconds):
+            learned = self._learned[phase]
+            learned.add(self._work(configuration, phase), seconds / rows, configuration.methods)
+
+    def predict(self, configuration: Configuration, rows: int, phase: Pass = "train") -> float:
+        """Seconds that training or evaluating some rows takes.
+
+        Raises:
+            LookupError: Nothing has been observed in this phase.
+        """
+        learned = self._learned[phase]
+        if not learned.seconds:
+            raise LookupError(f"no {phase} time has been observed; run the speed probe first")
+        return rows * learned.per_row(self._work(configuration, phase), configuration.methods)
+
+    def observed(self, phase: Pass = "train") -> int:
+        """Number of observations."""
+        return len(self._learned[phase].seconds)
+
+    def _work(self, configuration: Configuration, phase: Pass) -> dict[str, float]:
+        """Term -> how much of it a row needs, 1 being the whole model, in a batch of `STEP_ROWS`."""
+        blocks = max(1, self._modules.blocks)
+        lowest = blocks
+        work = {"forward": 1.0}
+        for name, part in configuration.parts():
+            site = self._sites.get(name)
+            lowest = min(lowest, site.block if site else 0)
+            share = (site.in_features + site.out_features) / self._width if site else 1.0
+            work[part.method] = work.get(part.method, 0.0) + share
+        if phase == "train":
+            work["backward"] = (blocks - lowest) / blocks
+            # Evaluation has batches of its own, so that only training pays by the configuration's.
+            if configuration.training.dropout > 0:
+                work["dropout"] = sum(work.get(method, 0.0) for method in configuration.methods)
+            per_step = STEP_ROWS / configuration.training.batch_size
+            work |= {f"step {term}": amount * per_step for term, amount in work.items() if term != "forward"}
+            work["step"] = per_step
+        return work
+
+
+@dataclass
+class _Learned:
+    """One regression: the terms of past jobs, their seconds per row, and the fit."""
+
+    phase: Pass
+    work: list[dict[str, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    mixes: list[tuple[str, ...]] = field(default_factory=list)
+    fit: tuple[float, dict[str, float], dict[tuple[str, ...], float]] | None = None
+
+    def add(self, work: dict[str, float], seconds: float, mix: tuple[str, ...]) -> None:
+        self.work.append(work)
+        self.seconds.append(seconds)
+        self.mixes.append(mix)
+        self.fit = None
+
+    def prior(self, term: str) -> float:
+        return PRIOR[self.phase].get(term, OTHER_STEP if term.startswith("step ") else OTHER_METHOD)
+
+    def per_row(self, work: dict[str, float], mix: tuple[str, ...]) -> float:
+        if self.fit is None:
+            self.fit = self._solve()
+        unit, ratios, mixes = self.fit
+        return unit * self._sum(work, ratios) * mixes.get(mix, 1.0)
+
+    def _sum(self, work: dict[str, float], ratios: dict[str, float]) -> float:
+        return sum(amount * self.prior(term) * ratios.get(term, 1.0) for term, amount in work.items())
+
+    def _solve(self) -> tuple[float, dict[str, float], dict[tuple[str, ...], float]]:
+        """Unit (seconds per row of the reference LoRA), ratio of each term to its prior, ratio of each mix."""
+        seconds = np.array(self.seconds)
+        # The median holds against a job that shared its core with something else.
+        unit = float(np.median(seconds / np.array([self._sum(work, {}) for work in self.work])))
+        terms = sorted({term for work in self.work for term in work})
+        features = np.array([[work.get(t, 0.0) * self.prior(t) for t in terms] for work in self.work])
+        scaled: Any = features * unit / seconds[:, None]
+        penalty = PRIOR_WEIGHT * np.eye(len(terms))
+        change: Vector = np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (1.0 - scaled.sum(axis=1)))
+        ratios = {term: float(np.clip(1.0 + delta, 0.1, 10.0)) for term, delta in zip(terms, change, strict=True)}
+        logs: dict[tuple[str, ...], list[float]] = {}
+        for work, second, mix in zip(self.work, self.seconds, self.mixes, strict=True):
+            logs.setdefault(mix, []).append(math.log(second / (unit * self._sum(work, ratios))))
+        mixes = {mix: math.exp(sum(values) / (len(values) + MIX_WEIGHT)) for mix, values in logs.items()}
+        return unit, ratios, mixes

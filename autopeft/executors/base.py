@@ -1,0 +1,149 @@
+"""How jobs meet workers.
+
+A controller is passive: it is asked what a free slot should do, and told what happened. An executor owns the workers
+and the waiting. The life of a run: `Executor.run` starts the workers, asks `Controller.next` for every free slot, passes
+every event to `Controller.on_event`, and returns when every slot has been answered `Done`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from autopeft.strategy.jobs import Job, Outcome
+from autopeft.trial.setup import Progress, WorkSetup
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do for this slot now; ask again after an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing will ever be left for this slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job came to an end, well or not."""
+
+    slot: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker died or hung, and its job with it. A new worker takes the slot."""
+
+    slot: int
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A running job has got further."""
+
+    slot: int
+    progress: Progress
+
+
+Event = Finished | Lost | Progressed
+
+
+class Controller(Protocol):
+    """What an executor needs of a controller. Nothing here blocks."""
+
+    def next(self, slot: int) -> Job | Wait | Done:
+        """What the free slot does now."""
+        ...
+
+    def on_event(self, event: Event) -> None:
+        """Take note of what happened."""
+        ...
+
+    def tick(self) -> None:
+        """Called at least once a second while jobs run, for clocks and displays."""
+        ...
+
+
+class Executor(ABC):
+    """Runs a controller's jobs.
+
+    Attributes:
+        slots: Jobs that run at a time.
+    """
+
+    slots: int
+
+    @abstractmethod
+    def run(self, controller: Controller, setup: WorkSetup) -> None:
+        """Run until every slot is done.
+
+        Raises:
+            KeyboardInterrupt: On a signal; the workers are gone by then.
+        """
+
+
+class PoolExecutor(Executor):
+    """The event loop over a pool of workers, whatever they are."""
+
+    def run(self, controller: Controller, setup: WorkSetup) -> None:
+        """See `Executor.run`."""
+
+        def notify(progress: Progressed) -> None:
+            controller.on_event(progress)
+            controller.tick()
+
+        self.start(setup, notify)
+        try:
+            self._loop(controller)
+        finally:
+            self.stop()
+
+    def _loop(self, controller: Controller) -> None:
+        busy: set[int] = set()
+        done: set[int] = set()
+        idle_rounds = 0
+        while len(done) < self.slots:
+            for slot in range(self.slots):
+                if slot in busy or slot in done:
+                    continue
+                match controller.next(slot):
+                    case Wait():
+                        pass
+                    case Done():
+                        done.add(slot)
+                    case job:
+                        self.submit(slot, job)
+                        busy.add(slot)
+            if not busy:
+                idle_rounds += 1
+                if idle_rounds > 2 and len(done) < self.slots:
+                    raise RuntimeError("the controller waits for a job although none is running")
+                continue
+            idle_rounds = 0
+            for event in self.poll():
+                if not isinstance(event, Progressed):
+                    busy.discard(event.slot)
+                controller.on_event(event)
+            controller.tick()
+
+    @abstractmethod
+    def start(self, setup: WorkSetup, notify: Callable[[Progressed], None]) -> None:
+        """Make the workers; called once, first. `notify` may be called from `poll`, never from another thread."""
+
+    @abstractmethod
+    def submit(self, slot: int, job: Job) -> None:
+        """Hand a job to a free slot; returns at once."""
+
+    @abstractmethod
+    def poll(self) -> Sequence[Event]:
+        """Wait up to about half a second for events of running jobs; at least one job is running."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all workers; called once, last, also after an error."""

@@ -1,0 +1,304 @@
+"""What a journal says, folded into one value that reports, the controller and tracking ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from autopeft.journal.record import Record
+
+Made = TypeVar("Made")
+TrialStatus = Literal["running", "paused", "completed", "stopped", "failed", "infeasible", "cancelled"]
+ENDED = frozenset({"completed", "stopped", "failed", "infeasible", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class RungLog:
+    """A rung that a trial reached.
+
+    Attributes:
+        rung: Its index, from 0.
+        rows: Rows that the trial had seen by then.
+        metrics: Metric name -> value on the validation rows.
+        loss: Mean training loss of the last part, or None.
+        seconds: Wall seconds of the job that ended here.
+        train_seconds: Of these, in optimizer steps.
+        evaluate_seconds: Of these, in evaluation.
+        peak_bytes: Highest count of live tensor bytes, or None where it was not measured.
+        outputs: File of per-example outputs, relative to the run folder, or None.
+        adapter: Folder of the checkpoint, relative to the run folder, or None.
+        sha256: Checksum of the checkpoint's weights, or None.
+        head_params: Trained parameters of the head, or None.
+        used: Seconds that the search had consumed.
+    """
+
+    rung: int
+    rows: int
+    metrics: Mapping[str, float]
+    loss: float | None = None
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    peak_bytes: int | None = None
+    outputs: str | None = None
+    adapter: str | None = None
+    sha256: str | None = None
+    head_params: int | None = None
+    used: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionLog:
+    """What was decided after a rung, and why."""
+
+    rung: int
+    action: str
+    reason: str
+    used: float = 0.0
+
+
+@dataclass(slots=True)
+class TrialLog:
+    """A trial as far as it has come.
+
+    Attributes:
+        id: Its id.
+        hash: Hash of its configuration.
+        arm: ``baseline``, ``space`` or ``incumbent``.
+        purpose: ``explore`` or ``confirm``.
+        seed: Its seed.
+        index: Its number among the proposals of its arm.
+        slot: The worker that it started on.
+        status: Where it stands.
+        reason: One word or sentence: why it ended.
+        detail: One sentence more, or None.
+        rungs: The rungs reached, in order.
+        decisions: What was decided after them.
+        attempts: How often it was started: 1, and 1 more for each retry.
+        started: Seconds used when it started.
+        ended: Seconds used when it ended, or None.
+    """
+
+    id: str
+    hash: str
+    arm: str
+    purpose: str
+    seed: int
+    index: int
+    slot: int | None = None
+    status: TrialStatus = "running"
+    reason: str | None = None
+    detail: str | None = None
+    rungs: list[RungLog] = field(default_factory=list)
+    decisions: list[DecisionLog] = field(default_factory=list)
+    attempts: int = 1
+    started: float = 0.0
+    ended: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows seen at the last rung reached."""
+        return self.rungs[-1].rows if self.rungs else 0
+
+    @property
+    def seconds(self) -> float:
+        """Busy seconds of the jobs that reached a rung."""
+        return sum(rung.seconds for rung in self.rungs)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The highest count of live tensor bytes over its rungs."""
+        return max((rung.peak_bytes for rung in self.rungs if rung.peak_bytes is not None), default=None)
+
+    def score(self, metric: str) -> float | None:
+        """The metric at the last rung reached, or None."""
+        return self.rungs[-1].metrics.get(metric) if self.rungs else None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationLog:
+    """A configuration that was trained or is about to be.
+
+    Attributes:
+        hash: Its hash.
+        configuration: As plain values (`Configuration.from_dict` reads them).
+        values: The point of the encoding that decoded to it.
+        adapter_params: Its adapter parameters.
+        arm: The arm that proposed it first.
+        predicted_bytes: Predicted live tensor bytes, or None.
+    """
+
+    hash: str
+    configuration: Mapping[str, Any]
+    values: Mapping[str, Any]
+    adapter_params: int
+    arm: str
+    predicted_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class SearchLog:
+    """The read model of a journal. `apply` takes one record, `fold` all of them.
+
+    Attributes:
+        header: Data of ``search_started``; empty before it.
+        modules: The module map as plain values, or None.
+        probes: Probe kind -> its values.
+        plan: Data of the latest ``plan``; empty before it.
+        trials: Trial id -> trial, in the order in which they started.
+        configurations: Configuration hash -> configuration.
+        rejected: Data of the proposals that were never trained.
+        finalists: Data of the latest ``finalists``, or None.
+        verdict: Data of the latest ``verdict``, or None.
+        test_opened: Data of every ``test_opened``: how often the test rows were read for a decision taken.
+        tests: Name (``challenger``, ``baseline``, ``incumbent``) -> data of its ``test``.
+        notes: Notes for the user, in order.
+        finished: Data of ``finished``, or None while the search runs or after it died.
+        sessions: 1, and 1 more for each time that it was resumed.
+        interrupted: The signal that ended the latest session, or None.
+        used: Seconds consumed at the last record.
+        started: Wall-clock time of the first record, ISO 8601.
+        seq: Number of the last record; -1 before the first.
+    """
+
+    header: dict[str, Any] = field(default_factory=dict)
+    modules: dict[str, Any] | None = None
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    trials: dict[str, TrialLog] = field(default_factory=dict)
+    configurations: dict[str, ConfigurationLog] = field(default_factory=dict)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    finalists: dict[str, Any] | None = None
+    verdict: dict[str, Any] | None = None
+    test_opened: list[dict[str, Any]] = field(default_factory=list)
+    tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    finished: dict[str, Any] | None = None
+    sessions: int = 1
+    interrupted: str | None = None
+    used: float = 0.0
+    started: str | None = None
+    seq: int = -1
+
+    @classmethod
+    def fold(cls, records: Iterable[Record]) -> SearchLog:
+        """The log of all these records."""
+        log = cls()
+        for record in records:
+            log.apply(record)
+        return log
+
+    def apply(self, record: Record) -> None:
+        """Take one more record. Types that this version does not know are passed over."""
+        self.seq, self.used = record.seq, record.used
+        self.started = self.started or record.time
+        data = dict(record.data)
+        match record.type:
+            case "search_started":
+                self.header = data
+            case "modules":
+                self.modules = data["map"]
+            case "probe":
+                self.probes[data["kind"]] = {**data["values"], "seconds": data.get("seconds")}
+            case "plan":
+                self.plan = data
+            case "configuration":
+                self.configurations.setdefault(data["hash"], _known(ConfigurationLog, data))
+            case "rejected":
+                self.rejected.append(data)
+            case "finalists":
+                self.finalists = data
+            case "verdict":
+                self.verdict = data
+            case "test_opened":
+                self.test_opened.append(data)
+            case "test":
+                self.tests[data["name"]] = data
+            case "note":
+                self.notes.append(data["text"])
+            case "interrupted":
+                self.interrupted = str(data.get("signal"))
+            case "resumed":
+                self.sessions, self.interrupted, self.finished = self.sessions + 1, None, None
+            case "finished":
+                self.finished = data
+            case _:
+                self._apply_trial(record, data)
+
+    def _apply_trial(self, record: Record, data: dict[str, Any]) -> None:
+        if record.type == "trial_started":
+            trial = _known(TrialLog, {**data, "id": data["trial"], "started": record.used})
+            self.trials[trial.id] = trial
+            return
+        known = self.trials.get(data.get("trial", ""))
+        if known is None:
+            return
+        match record.type:
+            case "rung":
+                # A retried trial may pass a rung again: what it did there first no longer counts.
+                known.rungs = [rung for rung in known.rungs if rung.rung < data["rung"]]
+                known.rungs.append(_known(RungLog, {**data, "used": record.used}))
+                known.status = "running"
+            case "decision":
+                known.decisions.append(_known(DecisionLog, {**data, "used": record.used}))
+                known.status = "paused" if data["action"] == "pause" else "running"
+            case "retried":
+                known.attempts += 1
+            case "trial_ended":
+                known.status, known.ended = data["status"], record.used
+                known.reason, known.detail = data.get("reason"), data.get("detail")
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides; empty before ``search_started``."""
+        return str(self.header.get("task", {}).get("metric", ""))
+
+    @property
+    def rung_metric(self) -> str:
+        """What rungs are compared by: answers are generated for finalists only, so exact match cannot be."""
+        return "log_likelihood" if self.metric == "exact_match" else self.metric
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Status -> number of trials, every status present."""
+        counted = Counter(str(trial.status) for trial in self.trials.values())
+        return {status: counted[status] for status in ("running", "paused", *sorted(ENDED))}
+
+    @property
+    def winner(self) -> str | None:
+        """Hash of the configuration that the verdict takes, or None before a verdict."""
+        if self.verdict is None:
+            return None
+        takes = self.verdict.get("takes")
+        chosen = (self.finalists or {}).get(str(takes), takes)
+        return chosen if chosen in self.configurations else None
+
+    def best(self, arm: str | None = None, purpose: str | None = None) -> tuple[TrialLog, float] | None:
+        """The best trial and its score by `rung_metric`, among those that reached the highest rung.
+
+        Args:
+            arm: Only this arm; None for all.
+            purpose: Only this purpose; None for both.
+        """
+        best: tuple[tuple[int, float], TrialLog] | None = None
+        for trial in self.trials.values():
+            score = trial.score(self.rung_metric)
+            if score is None or trial.status in ("failed", "infeasible"):
+                continue
+            if arm not in (None, trial.arm) or purpose not in (None, trial.purpose):
+                continue
+            key = (trial.rungs[-1].rung, score)
+            if best is None or key > best[0]:
+                best = (key, trial)
+        return None if best is None else (best[1], best[0][1])
+
+    def of_configuration(self, hash: str, purpose: str | None = None) -> list[TrialLog]:
+        """The trials of a configuration, in the order in which they started."""
+        return [t for t in self.trials.values() if t.hash == hash and purpose in (None, t.purpose)]
+
+
+def _known(kind: type[Made], data: Mapping[str, Any]) -> Made:
+    """A value of this class from the members that it knows."""
+    return kind(**{name: data[name] for name in kind.__dataclass_fields__ if name in data})  # type: ignore[attr-defined]

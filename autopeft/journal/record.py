@@ -1,0 +1,127 @@
+"""One record of a journal, as one checksummed line of JSON."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 1
+"""Version of the record schema; written into ``search_started``."""
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "search_started": (
+        "schema",
+        "version",
+        "spec",
+        "fingerprint",
+        "task",
+        "model",
+        "space",
+        "environment",
+        "procedure",
+    ),
+    "modules": ("map",),
+    "probe": ("kind", "values", "seconds"),
+    "plan": (
+        "rungs",
+        "final_rows",
+        "cooldown_rows",
+        "seeds",
+        "max_seconds",
+        "explore_seconds",
+        "confirm_seconds",
+        "reserve_seconds",
+        "seconds_per_row",
+        "evaluate_seconds",
+        "workers",
+    ),
+    "configuration": ("hash", "configuration", "values", "adapter_params", "arm", "predicted_bytes"),
+    "rejected": ("hash", "arm", "index", "values", "constraint", "value", "limit"),
+    "trial_started": ("trial", "hash", "arm", "purpose", "seed", "index", "slot"),
+    "rung": (
+        "trial",
+        "rung",
+        "rows",
+        "metrics",
+        "loss",
+        "seconds",
+        "train_seconds",
+        "evaluate_seconds",
+        "peak_bytes",
+        "outputs",
+        "adapter",
+        "sha256",
+        "head_params",
+    ),
+    "decision": ("trial", "rung", "action", "reason"),
+    "retried": ("trial", "reason", "attempt"),
+    "trial_ended": ("trial", "status", "reason", "detail"),
+    "finalists": ("baseline", "challenger", "seeds"),
+    "verdict": ("name", "difference", "low", "high", "takes", "reason", "seeds"),
+    "test_opened": ("winner_sha256", "test_hash"),
+    "test": ("name", "metrics", "outputs", "sha256"),
+    "note": ("text",),
+    "interrupted": ("signal",),
+    "resumed": ("records",),
+    "finished": ("status", "result"),
+}
+"""Record type -> the members of its data that readers know. More members may be there; readers ignore them."""
+
+_CHECKSUM = b',"crc":"'
+_TAIL = len(_CHECKSUM) + len('01234567"}')
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One thing that happened.
+
+    Attributes:
+        seq: Its number, from 0 without gaps.
+        type: A key of `FIELDS`.
+        used: Seconds that the search had consumed by then, summed over its sessions; never falls.
+        time: Wall-clock time, ISO 8601 in UTC; for display only, because clocks jump.
+        data: What happened: plain JSON values.
+    """
+
+    seq: int
+    type: str
+    used: float
+    time: str
+    data: Mapping[str, Any]
+
+
+def encode(record: Record) -> bytes:
+    """The line of a record, line end included.
+
+    The checksum is the crc32 of the line without its ``crc`` member, so that a reader checks the bytes that it read
+    and need not spell the JSON again.
+
+    Raises:
+        ValueError: The data hold NaN or an infinity, which JSON cannot spell.
+        TypeError: The data hold something that is not a JSON value.
+    """
+    fields = {"seq": record.seq, "type": record.type, "used": record.used, "time": record.time, "data": record.data}
+    body = json.dumps(fields, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
+    return b'%s%s%08x"}\n' % (body[:-1], _CHECKSUM, zlib.crc32(body))
+
+
+def decode(line: bytes) -> Record:
+    """The record of a line, with or without its line end.
+
+    Raises:
+        ValueError: The line is not a record, or its checksum does not fit; the message says which.
+    """
+    line = line.rstrip(b"\n")
+    body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
+    if not tail.startswith(_CHECKSUM) or not line.startswith(b"{"):
+        raise ValueError("it is not a record")
+    if tail != b'%s%08x"}' % (_CHECKSUM, zlib.crc32(body)):
+        raise ValueError("its checksum does not fit its content")
+    fields = json.loads(body)
+    try:
+        return Record(fields["seq"], fields["type"], float(fields["used"]), fields["time"], fields["data"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("it is not a record") from error

@@ -1,0 +1,84 @@
+"""The command that repeats a search."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.spec import Budget, SearchSpec, Task
+
+TASK_FLAGS = {
+    "model": "--model",
+    "data": "--data",
+    "kind": "--kind",
+    "text_columns": "--text-column",
+    "label_column": "--label-column",
+    "prompt_column": "--prompt-column",
+    "response_column": "--response-column",
+    "metric": "--metric",
+    "max_length": "--max-length",
+    "revision": "--revision",
+    "head": "--head",
+    "name": "--name",
+}
+BUDGET_FLAGS = {
+    "max_adapter_params": "--max-params",
+    "max_memory": "--max-memory",
+    "max_time": "--max-time",
+    "max_compute": "--max-compute",
+    "max_trials": "--max-trials",
+    "max_adapter_size": "--max-size",
+    "max_latency_overhead": "--max-latency",
+    "target": "--target",
+}
+SEARCH_FLAGS = {
+    "space": "--space",
+    "strategy": "--strategy",
+    "preset": "--preset",
+    "incumbent": "--incumbent",
+    "evidence": "--evidence",
+    "until": "--until",
+    "workers": "--workers",
+    "gpus_per_trial": "--gpus-per-trial",
+    "executor": "--executor",
+    "seed": "--seed",
+}
+
+
+def command(spec: Mapping[str, Any]) -> str | None:
+    """The command line of a search, quoted for a shell; defaults are left out.
+
+    Args:
+        spec: The search as plain values, as ``search_started`` holds it.
+
+    Returns:
+        None where no command says the same: data or spaces that were given as Python values.
+    """
+    task: Mapping[str, Any] = spec.get("task") or {}
+    budget: Mapping[str, Any] = spec.get("budget") or {}
+    if not isinstance(task.get("model"), str) or not isinstance(task.get("data"), str):
+        return None
+    if str(task["data"]).startswith("<") or not all(isinstance(spec.get(n, ""), str) for n in ("space", "strategy")):
+        return None
+    words = ["autopeft", "search"]
+    for values, flags, kind in (
+        (task, TASK_FLAGS, Task),
+        (budget, BUDGET_FLAGS, Budget),
+        (spec, SEARCH_FLAGS, SearchSpec),
+    ):
+        fields: Mapping[str, Any] = kind.__dataclass_fields__
+        for name, flag in flags.items():
+            value = values.get(name)
+            if value in (None, [], ()) or value == fields[name].default:
+                continue
+            for one in value if isinstance(value, list | tuple) else [value]:
+                # A share is a float: as plain text, 1.0 would read as a count.
+                share = name == "max_adapter_params" and isinstance(one, float)
+                words += [
+                    flag,
+                    f"{one * 100:.10g}%" if share else f"{one:.10g}" if isinstance(one, float) else str(one),
+                ]
+    for name, value in spec.get("overrides") or ():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)

@@ -1,0 +1,84 @@
+"""The answer of a search in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from autopeft.journal import SearchLog
+
+
+class Named(Protocol):
+    """What a sentence needs to know of a contender."""
+
+    @property
+    def methods(self) -> str:
+        """Its method mix."""
+
+    @property
+    def adapter_params(self) -> int | None:
+        """Its adapter parameters, or None."""
+
+
+def headline(log: SearchLog, state: str, named: Mapping[str, Named]) -> tuple[str, str]:
+    """The answer, and what the evidence adds to it.
+
+    Args:
+        log: The journal, folded.
+        state: As `Facts.state`.
+        named: Role -> contender.
+    """
+    if log.verdict is not None:
+        return _verdict(log.verdict, named), str(log.verdict.get("reason") or "")
+    result = (log.finished or {}).get("result") or {}
+    status = str((log.finished or {}).get("status") or "")
+    said = str(result.get("message") or "")
+    best = log.best()
+    so_far = "no trial has reached a rung yet"
+    if best is not None:
+        trial, score = best
+        arm = "tuned LoRA" if trial.arm == "baseline" else _mix(named.get("challenger"))
+        so_far = f"the best so far is {arm} with {log.rung_metric} {score:.4f} on validation, not confirmed"
+    if state == "running":
+        return f"The search is running; {so_far}.", ""
+    if state == "interrupted":
+        return f"The search was stopped; {so_far}.", "It goes on with --resume."
+    if state == "died":
+        return f"The search ended without a result; {so_far}.", "It goes on with --resume."
+    if status == "infeasible":
+        return "No configuration fits the limits.", said
+    return f"The search ended without a verdict; {so_far}.", said
+
+
+def _verdict(verdict: Mapping[str, Any], named: Mapping[str, Named]) -> str:
+    ours, theirs = named.get("challenger"), named.get("baseline")
+    mix, takes = _mix(ours), verdict.get("takes")
+    match verdict.get("name"):
+        case "better":
+            return f"Take {mix}: it is better than a tuned LoRA{_size(ours, theirs)}."
+        case "tie" if takes == "challenger":
+            return f"Take {mix}: no difference from a tuned LoRA was found{_size(ours, theirs)}."
+        case "tie":
+            return f"Take the tuned LoRA: no difference from {mix} was found, which is not smaller."
+        case "worse":
+            return f"Take the tuned LoRA: nothing in this space beat it, {mix} is worse."
+    if theirs is None or ours is None:
+        return f"Take {'the tuned LoRA' if takes == 'baseline' else mix}: there was nothing to compare it with."
+    taken = mix if takes == "challenger" else "the tuned LoRA"
+    return f"Take {taken} for now: it scored higher, but that is not confirmed."
+
+
+def _mix(contender: Named | None) -> str:
+    return contender.methods if contender is not None else "the best of the space"
+
+
+def _size(ours: Named | None, theirs: Named | None) -> str:
+    """How the sizes compare, where that is worth a word."""
+    if ours is None or theirs is None or not ours.adapter_params or not theirs.adapter_params:
+        return ""
+    ratio = ours.adapter_params / theirs.adapter_params
+    if ratio <= 0.95:
+        return f", with {1 - ratio:.0%} fewer adapter parameters"
+    if ratio >= 1.05:
+        return f", with {ratio - 1:.0%} more adapter parameters"
+    return ", with as many adapter parameters"

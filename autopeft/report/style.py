@@ -1,0 +1,67 @@
+"""Look and behaviour of the page."""
+
+from __future__ import annotations
+
+STYLE = """
+:root{--ink:#1c2430;--quiet:#66707f;--paper:#fff;--soft:#f4f6f9;--rule:#dfe4ea;--space:#c2540a;--baseline:#2563a8;
+--incumbent:#6b4fa0;--other:#66707f;color-scheme:light dark}
+@media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--quiet:#98a2b0;--paper:#14181e;--soft:#1d232b;--rule:#323a45;
+--space:#f0924e;--baseline:#76aeea;--incumbent:#b49be0;--other:#98a2b0}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+main{max-width:1180px;margin:0 auto;padding:24px 20px 64px}
+header p{margin:0}.name{font-weight:600;font-size:1.1rem;overflow-wrap:anywhere}.quiet{color:var(--quiet)}
+h1{font-size:1.7rem;line-height:1.25;margin:0 0 8px;overflow-wrap:anywhere}
+h2{font-size:1.15rem;margin:40px 0 8px;padding-bottom:4px;border-bottom:1px solid var(--rule)}
+h3{font-size:1rem;margin:20px 0 4px}
+.answer{background:var(--soft);border-radius:8px;padding:20px;margin-top:16px}.answer p{margin:0 0 12px}
+.boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
+.boxes div{display:flex;flex-direction:column}.boxes b{font-size:1.35rem;font-variant-numeric:tabular-nums}
+.boxes span{font-size:.82rem}
+.wide{overflow-x:auto;margin:8px 0}
+table{border-collapse:collapse;font-size:.88rem;min-width:100%}
+th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:top}
+td:last-child{white-space:normal}.sortable td:last-child{min-width:20em}
+th{color:var(--quiet);font-weight:600}.number{font-variant-numeric:tabular-nums}
+.taken td{font-weight:600}.sortable th{cursor:pointer}.sortable th[aria-sort]{color:var(--ink)}
+.bar{width:40%;min-width:80px}
+.bar i{display:block;height:.8em;margin-top:.35em;background:var(--baseline);border-radius:2px}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;font-size:.9rem;margin:8px 0}
+dt{color:var(--quiet)}dd{margin:0;overflow-wrap:anywhere}
+pre{background:var(--soft);padding:12px;border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
+ul{margin:4px 0;padding-left:20px;overflow-wrap:anywhere}
+svg{width:100%;max-width:760px;height:auto;display:block}svg text{fill:var(--quiet);font-size:12px}
+.grid{stroke:var(--rule)}.line{fill:none;stroke-width:2}
+path.space{stroke:var(--space)}path.baseline{stroke:var(--baseline)}path.incumbent{stroke:var(--incumbent)}
+path.other{stroke:var(--other)}
+circle.space,i.space{fill:var(--space);background:var(--space)}
+circle.baseline,i.baseline{fill:var(--baseline);background:var(--baseline)}
+circle.incumbent,i.incumbent{fill:var(--incumbent);background:var(--incumbent)}
+circle.other,i.other{fill:var(--other);background:var(--other)}
+circle.early{fill:var(--paper);stroke-width:2}circle.space.early{stroke:var(--space)}
+circle.baseline.early{stroke:var(--baseline)}circle.incumbent.early{stroke:var(--incumbent)}
+.legend{font-size:.85rem;color:var(--quiet);margin:4px 0}.key{margin-right:16px}
+.key i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:6px}
+@media(max-width:560px){main{padding:16px 12px 48px}h1{font-size:1.3rem}.answer{padding:14px}
+dl{grid-template-columns:1fr}dd{margin-bottom:6px}svg text{font-size:17px}svg .upright{display:none}}
+@media print{.wide{overflow:visible}}
+"""
+
+SCRIPT = """
+for (const table of document.querySelectorAll('table.sortable')) {
+  const body = table.tBodies[0];
+  table.tHead.querySelectorAll('th').forEach((head, column) => {
+    head.addEventListener('click', () => {
+      const down = head.getAttribute('aria-sort') === 'descending';
+      table.tHead.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));
+      head.setAttribute('aria-sort', down ? 'ascending' : 'descending');
+      const key = row => {
+        const cell = row.cells[column];
+        return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
+      };
+      const order = (a, b) => (typeof a === 'number' ? a - b : a.localeCompare(b)) * (down ? 1 : -1);
+      [...body.rows].sort((a, b) => order(key(a), key(b))).forEach(row => body.append(row));
+    });
+  });
+}
+"""

@@ -1,0 +1,89 @@
+"""The report in a terminal: the same facts, the answer first."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from autopeft.report.facts import Contender, Facts
+from autopeft.spec.amounts import format_bytes, format_count, format_seconds
+
+STYLES = {"running": "cyan", "ended": "green", "interrupted": "yellow", "died": "red"}
+
+
+def render(facts: Facts, folder: str) -> RenderableType:
+    """Everything as one renderable that fits 80 columns.
+
+    Args:
+        facts: What there is to say.
+        folder: The run folder, for the last line.
+    """
+    # Text, not markup: names of tasks and classes may hold brackets.
+    answer = Text(facts.headline, style="bold")
+    if facts.detail:
+        answer.append(f"\n{facts.detail}", style="not bold")
+    parts: list[RenderableType] = [Panel(answer, border_style=STYLES[facts.state], padding=(0, 1))]
+    if facts.contenders:
+        parts.append(_comparison(facts))
+    parts += [Text(line) for line in _lines(facts)]
+    if facts.failures:
+        parts.append(Text("failures:"))
+        for cause, (number, words) in facts.failures.items():
+            parts.append(Text(f"  {number} x {cause}" + (f" ({words})" if words else "")))
+    if facts.notes:
+        parts.append(Text("notes:"))
+        parts += [Text(f"  {note}", style="dim") for note in facts.notes]
+    parts.append(Text(f"folder: {folder}"))
+    return Group(*parts)
+
+
+def _comparison(facts: Facts) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("method")
+    table.add_column(facts.metric, justify="right")
+    table.add_column("95 %", justify="right")
+    table.add_column("test", justify="right")
+    table.add_column("params", justify="right")
+    table.add_column("memory", justify="right")
+    for contender in facts.contenders:
+        table.add_row(*(Text(cell) for cell in _cells(contender)), style="bold" if contender.taken else "")
+    return table
+
+
+def _cells(contender: Contender) -> tuple[str, ...]:
+    spread = ""
+    if contender.low is not None and contender.high is not None:
+        spread = f"{contender.low:.3f}-{contender.high:.3f}"
+    return (
+        ("> " if contender.taken else "  ") + contender.label,
+        contender.methods,
+        _score(contender.validation),
+        spread,
+        _score(contender.test),
+        "" if contender.adapter_params is None else format_count(contender.adapter_params),
+        "" if contender.peak_bytes is None else format_bytes(contender.peak_bytes),
+    )
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _lines(facts: Facts) -> list[str]:
+    counts = ", ".join(f"{number} {status}" for status, number in facts.counts.items() if number) or "none"
+    rejected = sum(facts.rejected.values())
+    time = format_seconds(facts.used) + (f" of {format_seconds(facts.limit)}" if facts.limit else "")
+    total = sum(facts.busy.values())
+    lines = [
+        f"trials: {counts}" + (f"; not trained for breaking a limit: {rejected}" if rejected else ""),
+        f"time:   {time}" + (f" in {facts.sessions} sessions" if facts.sessions > 1 else ""),
+    ]
+    if total > 0:
+        shares = sorted(facts.busy.items(), key=lambda item: -item[1])
+        lines.append("busy:   " + ", ".join(f"{seconds / total:.0%} {outcome}" for outcome, seconds in shares))
+    if facts.test_reads > 1:
+        lines.append(f"test:   opened {facts.test_reads} times")
+    return lines

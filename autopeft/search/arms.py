@@ -1,0 +1,152 @@
+"""An arm of a search: a space bound to the model, explored by a strategy. Tuned LoRA is one, the user's the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autopeft.journal import SearchLog, TrialLog
+from autopeft.search.ledger import Ledger
+from autopeft.space.bound import BoundSpace
+from autopeft.space.configuration import Configuration
+from autopeft.space.dimension import Values
+from autopeft.space.modules import ModuleMap
+from autopeft.strategy.base import Decision, Strategy, TrialView
+from autopeft.strategy.jobs import Arm as ArmName
+
+TRIES = 60
+"""Proposals in a row that may be refused (duplicates, too much memory) before an arm counts as exhausted."""
+
+Gate = Callable[[Configuration], tuple[bool, int | None]]
+"""Whether a configuration fits into the memory limit, and the bytes predicted for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A configuration to be trained for the first time."""
+
+    configuration: Configuration
+    values: Values
+    index: int
+    adapter_params: int
+    predicted_bytes: int | None
+
+
+class Arm:
+    """Proposes configurations and judges trials of one space. Final.
+
+    Args:
+        name: ``baseline`` or ``space``.
+        space: The space, bound to the model and the limits.
+        strategy: How it is explored.
+        modules: The model's module map.
+        gate: The memory limit.
+        memory_limit: Its value, or None.
+        skip_plain_lora: Whether plain LoRA is left to the other arm.
+    """
+
+    def __init__(
+        self,
+        name: ArmName,
+        space: BoundSpace,
+        strategy: Strategy,
+        modules: ModuleMap,
+        gate: Gate,
+        *,
+        memory_limit: int | None,
+        skip_plain_lora: bool,
+    ) -> None:
+        self.name = name
+        self.space = space
+        self.strategy = strategy
+        self.exhausted = False
+        self._modules = modules
+        self._gate = gate
+        self._memory_limit = memory_limit
+        self._skip_plain_lora = skip_plain_lora
+
+    def trials(self, log: SearchLog) -> list[TrialLog]:
+        """The arm's trials of the exploration."""
+        return [t for t in log.trials.values() if t.arm == self.name and t.purpose == "explore"]
+
+    def seconds(self, log: SearchLog) -> float:
+        """Busy seconds that the arm's exploration has taken."""
+        return sum(trial.seconds for trial in self.trials(log))
+
+    def views(self, log: SearchLog) -> list[TrialView]:
+        """The arm as its strategy sees it, refused proposals included."""
+        metric = rung_metric(log)
+        seen = [view(trial, log, metric) for trial in self.trials(log)]
+        for refusal in log.rejected:
+            if refusal["arm"] == self.name and refusal["constraint"] == "max_memory":
+                over = refusal["value"] / refusal["limit"] - 1.0
+                name = f"refused-{refusal['index']}"
+                seen.append(TrialView(name, refusal["index"], refusal["values"], (), "infeasible", over))
+        return seen
+
+    def propose(self, ledger: Ledger) -> Proposal | None:
+        """The next configuration to train, or None when the space seems exhausted. Refusals are journalled."""
+        log = ledger.log
+        views = self.views(log)
+        index = self._next_index(log)
+        for _ in range(TRIES):
+            values = self.strategy.sampler.propose(index, views)
+            configuration = self.space.decode(values)
+            refusal = self._refusal(configuration, log)
+            if refusal is None:
+                fits, predicted = self._gate(configuration)
+                if fits:
+                    params = configuration.adapter_params(self._modules)
+                    return Proposal(configuration, values, index, params, predicted)
+                refusal = ("max_memory", predicted, self._memory_limit)
+            constraint, value, limit = refusal
+            ledger.write(
+                "rejected",
+                hash=configuration.hash,
+                arm=self.name,
+                index=index,
+                values=dict(values),
+                constraint=constraint,
+                value=value,
+                limit=limit,
+            )
+            if constraint == "max_memory":
+                views = self.views(log)
+            index += 1
+        self.exhausted = True
+        return None
+
+    def judge(self, trial: TrialLog, log: SearchLog, rungs: int) -> Decision:
+        """What becomes of a trial after its latest rung."""
+        metric = rung_metric(log)
+        return self.strategy.halving.judge(view(trial, log, metric), self.views(log), rungs)
+
+    def promote(self, log: SearchLog, rungs: int) -> str | None:
+        """The paused trial that goes on, or None."""
+        return self.strategy.halving.promote(self.views(log), rungs)
+
+    def _refusal(self, configuration: Configuration, log: SearchLog) -> tuple[str, int | None, int | None] | None:
+        if configuration.hash in log.configurations:
+            return ("duplicate", None, None)
+        if self._skip_plain_lora and configuration.plain_lora:
+            return ("plain_lora", None, None)
+        return None
+
+    def _next_index(self, log: SearchLog) -> int:
+        used = [trial.index for trial in self.trials(log)]
+        used += [refusal["index"] for refusal in log.rejected if refusal["arm"] == self.name]
+        return max(used, default=-1) + 1
+
+
+def rung_metric(log: SearchLog) -> str:
+    """What rungs are compared by: answers are generated for finalists only, so exact match cannot be."""
+    return "log_likelihood" if log.metric == "exact_match" else log.metric
+
+
+def view(trial: TrialLog, log: SearchLog, metric: str) -> TrialView:
+    """A journalled trial as a strategy sees it."""
+    scores = tuple(rung.metrics[metric] for rung in trial.rungs)
+    status = {"cancelled": "failed"}.get(trial.status, trial.status)
+    values = log.configurations[trial.hash].values
+    violation = 1.0 if trial.status == "infeasible" else 0.0
+    return TrialView(trial.id, trial.index, values, scores, status, violation)

@@ -1,0 +1,204 @@
+"""Finalists, their fresh seeds, and the verdict between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval
+from autopeft.journal import TrialLog
+from autopeft.search.arms import rung_metric
+from autopeft.search.division import MIN_RUNG_ROWS, Division
+from autopeft.search.ledger import Ledger
+from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.trial.checkpoint import read_arrays
+
+ROLES: dict[ArmName, str] = {"baseline": "baseline", "space": "challenger"}
+"""Arm -> what its finalist is called."""
+
+
+class Finals:
+    """Everything about finalists, read off the journal. Final.
+
+    Args:
+        ledger: Journal and fold.
+        division: How the budget is divided.
+        arms: Names of the arms.
+    """
+
+    def __init__(self, ledger: Ledger, division: Division, arms: tuple[ArmName, ...]) -> None:
+        self._ledger = ledger
+        self._division = division
+        self._arms = arms
+
+    def candidates(self) -> dict[str, TrialLog]:
+        """Role -> the arm's best trial: the best score among those that went furthest."""
+        log = self._ledger.log
+        metric = rung_metric(log)
+        found: dict[str, TrialLog] = {}
+        for arm in self._arms:
+            trials = [
+                trial
+                for trial in log.trials.values()
+                if trial.arm == arm
+                and trial.purpose == "explore"
+                and trial.rungs
+                and trial.status not in ("failed", "infeasible")
+            ]
+            if trials:
+                found[ROLES[arm]] = max(trials, key=lambda t: (t.rungs[-1].rung, t.rungs[-1].metrics[metric]))
+        return found
+
+    def name(self, *, seconds: Callable[[str, int], float], rungs: int) -> None:
+        """Journal the finalists, with as many seeds and rows as the time left admits.
+
+        Args:
+            seconds: `(configuration hash, rows) -> expected seconds` of one run.
+            rungs: Number of rungs.
+        """
+        candidates = self.candidates()
+        hashes = {role: trial.hash for role, trial in candidates.items()}
+        until, rows, seeds = self._division.confirm_until, self._division.final_rows, list(self._division.seeds)
+        if until is not None:
+            left = until - self._ledger.used
+
+            def fits(rows: int, seeds: int) -> bool:
+                return makespan([seconds(h, rows) for h in hashes.values()] * seeds, self._division.workers) <= left
+
+            while len(seeds) > 2 and not fits(rows, len(seeds)):
+                seeds.pop()
+            while rows > MIN_RUNG_ROWS and not fits(rows, len(seeds)):
+                rows = max(MIN_RUNG_ROWS, int(0.9 * rows))
+            if not fits(rows, len(seeds)):
+                seeds = seeds[:1] if fits(rows, 1) else []
+        self._ledger.write(
+            "finalists",
+            baseline=hashes.get("baseline"),
+            challenger=hashes.get("challenger"),
+            seeds=seeds,
+            rows=rows,
+            rung=rungs - 1,
+        )
+
+    def pending(self, *, until_decided: bool) -> Iterator[tuple[ArmName, str, int]]:
+        """Runs of the finalists that were not started yet: seed by seed, both arms in turn."""
+        named = self._named()
+        if until_decided and self._settled():
+            return
+        for seed in named["seeds"]:
+            for arm, role in ROLES.items():
+                hash = named.get(role)
+                if hash and not any(trial.arm == arm and trial.seed == seed for trial in self._runs()):
+                    yield arm, hash, seed
+
+    def runs(self, role: str) -> list[TrialLog]:
+        """The completed runs of a finalist with fresh seeds."""
+        return [t for t in self._runs() if ROLES.get(t.arm) == role and t.status == "completed"]  # type: ignore[call-overload]
+
+    def evidence(self, role: str) -> list[TrialLog]:
+        """What is known of a finalist: its runs with fresh seeds, or else its exploration."""
+        runs = self.runs(role)
+        if runs or self._named().get(role) is None:
+            return runs
+        trial = self.candidates().get(role)
+        return [] if trial is None else [trial]
+
+    def outputs(self, run: TrialLog) -> dict[str, np.ndarray]:
+        """Per-example outputs of a run on the validation rows."""
+        file = run.rungs[-1].outputs
+        if file is None:
+            raise ValueError(f"{run.id} kept no outputs")
+        return read_arrays(Path(self._ledger.journal.folder) / file)
+
+    def interval_of(self, runs: list[TrialLog], metric: str) -> Interval:
+        """The score of one configuration's runs, with its interval over seeds and examples."""
+        return interval(metric, [self.outputs(run) for run in runs])
+
+    def decide(self) -> None:
+        """Journal the verdict."""
+        verdict, seeds = self._compare()
+        self._ledger.write(
+            "verdict",
+            name=verdict.name,
+            difference=verdict.difference,
+            low=verdict.low,
+            high=verdict.high,
+            takes=verdict.takes,
+            reason=verdict.reason,
+            seeds=seeds,
+        )
+
+    def best_runs(self) -> dict[str, TrialLog]:
+        """Role -> the run whose weights stand for it: the best seed by validation, a rule fixed beforehand."""
+        if self._ledger.log.finalists is None:
+            return {}
+        metric = self._metric()
+        runs = {role: self.evidence(role) for role in ROLES.values()}
+        return {
+            role: max(of_role, key=lambda t: t.rungs[-1].metrics.get(metric, -np.inf))
+            for role, of_role in runs.items()
+            if of_role
+        }
+
+    def chosen_run(self) -> TrialLog:
+        """The run whose weights are the winner."""
+        verdict = self._ledger.log.verdict
+        if verdict is None:
+            raise ValueError("there is no verdict yet")
+        return self.best_runs()[str(verdict["takes"])]
+
+    def _compare(self) -> tuple[Verdict, int]:
+        log = self._ledger.log
+        runs = {role: self.evidence(role) for role in ROLES.values()}
+        present = [role for role, of_role in runs.items() if of_role]
+        if len(present) == 1:
+            missing = "tuned LoRA" if present[0] == "challenger" else "the space"
+            reason = f"nothing of {missing} could be trained within the limits"
+            return Verdict("unconfirmed", 0.0, 0.0, 0.0, present[0], reason), len(runs[present[0]])
+        outputs = {role: [self.outputs(run) for run in of_role] for role, of_role in runs.items()}
+        sizes = {role: log.configurations[of_role[0].hash].adapter_params for role, of_role in runs.items()}
+        if len(outputs["challenger"][0]["label" if "label" in outputs["challenger"][0] else "log_likelihood"]) != len(
+            outputs["baseline"][0]["label" if "label" in outputs["baseline"][0] else "log_likelihood"]
+        ):
+            better = max(
+                present, key=lambda role: np.mean([run.rungs[-1].metrics[rung_metric(log)] for run in runs[role]])
+            )
+            reason = (
+                "the finalists were not evaluated on the same rows: no time was left to train both with fresh seeds"
+            )
+            return Verdict("unconfirmed", 0.0, 0.0, 0.0, better, reason), 0
+        verdict = compare(
+            self._metric(), outputs["challenger"], outputs["baseline"], sizes=(sizes["challenger"], sizes["baseline"])
+        )
+        return verdict, min(len(self.runs(role)) for role in present)
+
+    def _settled(self) -> bool:
+        """Whether both finalists have two runs or more and the verdict is not a tie."""
+        counts = [len(self.runs(role)) for role in ROLES.values() if self._named().get(role)]
+        if len(counts) < 2 or min(counts) < 2:
+            return False
+        return self._compare()[0].name in ("better", "worse")
+
+    def _metric(self) -> str:
+        log = self._ledger.log
+        if any(self.runs(role) for role in ROLES.values()):
+            return log.metric
+        return rung_metric(log)
+
+    def _named(self) -> dict[str, Any]:
+        return self._ledger.log.finalists or {"seeds": []}
+
+    def _runs(self) -> list[TrialLog]:
+        return [trial for trial in self._ledger.log.trials.values() if trial.purpose == "confirm"]
+
+
+def makespan(seconds: list[float], workers: int) -> float:
+    """When the last of these runs ends, longest first on the worker that is free first."""
+    ends = [0.0] * max(1, workers)
+    for run in sorted(seconds, reverse=True):
+        first = ends.index(min(ends))
+        ends[first] += run
+    return max(ends)

@@ -1,0 +1,188 @@
+"""How a budget is divided: rungs, seeds and seconds from one dial."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from autopeft.spec import Budget
+
+EXPLORE_SHARE, CONFIRM_SHARE = 0.55, 0.35
+SEEDS = {"quick": 2, "standard": 3, "strict": 5}
+BASELINE_SHARE = {"quick": 1 / 3, "standard": 1 / 3, "strict": 1 / 2}
+"""Evidence level -> share of the exploration's device-seconds that tuned LoRA gets at least."""
+FINALIST_SEEDS = (900_001, 900_002, 900_003, 900_004, 900_005)
+"""Fixed once for all searches, so that nobody can search over them."""
+MAX_EPOCHS = 6.0
+MIN_RUNG_ROWS = 256
+DEFAULT_TRIALS = 24
+WARMUP_SHARE, COOLDOWN_SHARE = 0.06, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Measured seconds per row on one worker, all workers busy."""
+
+    train: float
+    evaluate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """A budget, divided.
+
+    Attributes:
+        rungs: Rows seen at the end of each rung; the last is the full training.
+        warmup_rows: Rows of the linear rise of the rates.
+        cooldown_rows: Rows of the linear fall, in the last rung only.
+        seeds: Seeds of the finalists' runs.
+        baseline_share: Share of exploration that tuned LoRA gets at least.
+        max_trials: Trials that may start while exploring, or None.
+        explore_until: Seconds used at which exploration ends, or None.
+        confirm_until: Seconds used at which the finalists' runs end, or None.
+        deadline: Seconds used at which the result must be saved, or None.
+        speed: What the division was computed from.
+        workers: Workers that it counts on.
+    """
+
+    rungs: tuple[int, ...]
+    warmup_rows: int
+    cooldown_rows: int
+    seeds: tuple[int, ...]
+    baseline_share: float
+    max_trials: int | None
+    explore_until: float | None
+    confirm_until: float | None
+    deadline: float | None
+    speed: Speed
+    workers: int
+
+    @property
+    def final_rows(self) -> int:
+        """Rows of a full training."""
+        return self.rungs[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for the journal."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Division:
+        """The inverse of `to_dict`."""
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(
+            **{
+                **known,
+                "rungs": tuple(known["rungs"]),
+                "seeds": tuple(known["seeds"]),
+                "speed": Speed(**known["speed"]),
+            }
+        )
+
+
+def divide(
+    budget: Budget,
+    *,
+    used: float,
+    workers: int,
+    speed: Speed,
+    train_rows: int,
+    validation_rows: int,
+    evidence: str,
+    rungs: int,
+    eta: float,
+    finalists: int = 2,
+) -> Division:
+    """Divide what is left of a budget.
+
+    A little over half explores, a third confirms with fresh seeds, a tenth tests, saves and is slack. The length of a
+    full training follows from the confirming share: every finalist must fit with every seed.
+
+    Args:
+        budget: The limits.
+        used: Seconds used before exploration starts.
+        workers: Workers.
+        speed: Seconds per row on each of them.
+        train_rows: Rows of the training split.
+        validation_rows: Rows of the validation split.
+        evidence: How many seeds.
+        rungs: Rungs that the strategy asks for; fewer when a full training is short.
+        eta: Ratio of rows between neighbouring rungs.
+        finalists: Arms to be confirmed.
+    """
+    seconds = _seconds(budget, used, workers)
+    seeds = SEEDS[evidence]
+    longest = MAX_EPOCHS * train_rows
+    if seconds is None:
+        final, explore_until, confirm_until, deadline = 3.0 * train_rows, None, None, None
+    else:
+        final = _affordable(CONFIRM_SHARE * seconds, finalists * seeds, workers, speed, validation_rows)
+        # One epoch with fewer seeds says more than a fraction of an epoch with many, but never fewer than two.
+        while final < train_rows and seeds > 2:
+            seeds -= 1
+            final = _affordable(CONFIRM_SHARE * seconds, finalists * seeds, workers, speed, validation_rows)
+        explore_until = used + EXPLORE_SHARE * seconds
+        confirm_until = used + (EXPLORE_SHARE + CONFIRM_SHARE) * seconds
+        deadline = used + seconds
+    full = int(max(MIN_RUNG_ROWS, min(longest, final)))
+    levels = max(1, min(rungs, 1 + int(math.log(full / MIN_RUNG_ROWS, eta)) if full > MIN_RUNG_ROWS else 1))
+    ladder = tuple(round(full / eta ** (levels - 1 - level)) for level in range(levels))
+    unlimited = seconds is None and budget.max_trials is None
+    return Division(
+        rungs=ladder,
+        warmup_rows=max(1, round(WARMUP_SHARE * ladder[0] if levels > 1 else WARMUP_SHARE * full)),
+        cooldown_rows=round(COOLDOWN_SHARE * full),
+        seeds=FINALIST_SEEDS[:seeds],
+        baseline_share=BASELINE_SHARE[evidence],
+        max_trials=DEFAULT_TRIALS if unlimited else budget.max_trials,
+        explore_until=explore_until,
+        confirm_until=confirm_until,
+        deadline=deadline,
+        speed=speed,
+        workers=workers,
+    )
+
+
+def extend(division: Division, budget: Budget, *, used: float, started: float, workers: int) -> Division:
+    """The same rungs and seeds under the limits of a resumed search.
+
+    Args:
+        division: As it was.
+        budget: The limits now.
+        used: Seconds used until now.
+        started: Seconds used when exploration began.
+        workers: Workers now.
+    """
+    seconds = _seconds(budget, started, workers)
+    trials = budget.max_trials
+    if seconds is None:
+        keep = (
+            trials if trials is not None else (DEFAULT_TRIALS if division.max_trials is None else division.max_trials)
+        )
+        return replace(
+            division, max_trials=keep, explore_until=None, confirm_until=None, deadline=None, workers=workers
+        )
+    return replace(
+        division,
+        max_trials=trials,
+        explore_until=max(used, started + EXPLORE_SHARE * seconds),
+        confirm_until=max(used, started + (EXPLORE_SHARE + CONFIRM_SHARE) * seconds),
+        deadline=max(used, started + seconds),
+        workers=workers,
+    )
+
+
+def _seconds(budget: Budget, used: float, workers: int) -> float | None:
+    """Wall seconds left, by the tighter of the limits on time and on busy seconds; None without either."""
+    left = [] if budget.max_time is None else [budget.max_time - used]
+    if budget.max_compute is not None:
+        left.append(budget.max_compute / workers)
+    return max(1.0, min(left)) if left else None
+
+
+def _affordable(seconds: float, runs: int, workers: int, speed: Speed, validation_rows: int) -> float:
+    """Rows of a full training when so many runs share so many wall seconds."""
+    waves = math.ceil(runs / workers)
+    each = 0.9 * seconds / waves - validation_rows * speed.evaluate
+    return max(0.0, each / speed.train)

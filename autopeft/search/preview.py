@@ -1,0 +1,148 @@
+"""`plan`: what would run, without training anything."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import NothingFeasible
+from autopeft.search.division import Division, Speed, divide
+from autopeft.search.prepare import Prepared, prepare
+from autopeft.search.run import limits
+from autopeft.space.bound import BoundSpace
+from autopeft.spec import SearchSpec
+from autopeft.strategy import build
+from autopeft.strategy.jobs import Probe
+from autopeft.trial.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search would do.
+
+    Attributes:
+        values: Task, model, limits, spaces, predicted memory and time, and how the budget is divided.
+    """
+
+    values: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return dict(self.values)
+
+
+def plan(spec: SearchSpec) -> Plan:
+    """Say what a search would do.
+
+    The only thing that runs is a throw-away LoRA for about two seconds, to know how fast this machine is; nothing of it
+    is kept.
+
+    Raises:
+        InputError: As for `search`.
+        NothingFeasible: As for `search`.
+    """
+    prepared = prepare(spec)
+    head = prepared.heads[0]
+    bound = prepared.bind(prepared.space, head)
+    strategy = build(prepared.strategy, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, 0), seed=spec.seed)
+    speed = _speed(prepared, head)
+    workers = spec.workers or 1
+    division = divide(
+        spec.budget,
+        used=0.0,
+        workers=workers,
+        speed=speed,
+        train_rows=prepared.data.splits["train"].rows,
+        validation_rows=prepared.data.splits["validation"].rows,
+        evidence=spec.evidence,
+        rungs=strategy.rungs,
+        eta=strategy.eta,
+    )
+    modules = prepared.modules(head)
+    return Plan(
+        {
+            "task": {
+                "kind": prepared.raw.kind,
+                "metric": prepared.raw.metric,
+                "rows": {name: split.rows for name, split in prepared.data.splits.items()},
+                "max_length": prepared.data.max_length,
+                "notes": list(prepared.notes),
+            },
+            "model": {
+                "id": prepared.identity.id,
+                "architecture": modules.architecture,
+                "base_params": modules.base_params,
+                "blocks": modules.blocks,
+            },
+            "limits": {**limits(spec.budget), "adapter_params": spec.budget.param_limit(modules.base_params)},
+            "space": _about(bound, prepared, head),
+            "baseline": _baseline(prepared, head),
+            "strategy": strategy.name,
+            "time": _time(division, prepared, speed),
+        }
+    )
+
+
+def _speed(prepared: Prepared, head: str) -> Speed:
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = Workbench(prepared.setup(Path(folder))).run(Probe("speed", (head,)))
+    return Speed(outcome.values["train_seconds_per_row"], outcome.values["evaluate_seconds_per_row"])
+
+
+def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
+    memory = prepared.memory(head)
+    drawn = [bound.decode(bound.draw(index, 0)) for index in range(8)]
+    bytes_of = [memory.predict(configuration).bytes for configuration in drawn]
+    return {
+        "name": bound.values.name,
+        "methods": list(bound.methods),
+        "left_out": dict(bound.left_out),
+        "size": bound.size(),
+        "feasible_share": bound.feasible_share(),
+        "adapter_params": {"least": bound.smallest().adapter_params(bound.modules), "most": bound.largest_params},
+        "memory_bytes": {
+            "base": memory.base_bytes(),
+            "smallest": memory.predict(bound.smallest()).bytes,
+            "samples_least": min(bytes_of),
+            "samples_most": max(bytes_of),
+        },
+    }
+
+
+def _baseline(prepared: Prepared, head: str) -> dict[str, Any] | None:
+    try:
+        bound = prepared.bind(prepared.baseline, head)
+    except NothingFeasible:
+        return None
+    return {
+        "name": bound.values.name,
+        "adapter_params": {"least": bound.smallest().adapter_params(bound.modules), "most": bound.largest_params},
+    }
+
+
+def _time(division: Division, prepared: Prepared, speed: Speed) -> dict[str, Any]:
+    rows = prepared.data.splits["validation"].rows
+    full = division.final_rows * speed.train + rows * speed.evaluate
+    explore = division.explore_until
+    return {
+        "workers": division.workers,
+        "train_seconds_per_1000_rows": 1000 * speed.train,
+        "evaluate_seconds_per_1000_rows": 1000 * speed.evaluate,
+        "rungs_rows": list(division.rungs),
+        "epochs_of_a_full_training": division.final_rows / prepared.data.splits["train"].rows,
+        "seconds_of_a_full_training": full,
+        "seeds_per_finalist": len(division.seeds),
+        "baseline_share": division.baseline_share,
+        "explore_seconds": explore,
+        "confirm_seconds": None
+        if explore is None or division.confirm_until is None
+        else division.confirm_until - explore,
+        "reserve_seconds": None
+        if division.deadline is None or division.confirm_until is None
+        else division.deadline - division.confirm_until,
+        "full_trainings_that_exploration_affords": None if explore is None else explore * division.workers / full,
+        "max_trials": division.max_trials,
+    }

@@ -1,0 +1,269 @@
+"""`result.json`: what a search found, as one documented value (docs/result.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.compose.store import describe
+from autopeft.journal import SearchLog
+from autopeft.search.arms import rung_metric
+from autopeft.search.confirm import Finals
+from autopeft.search.division import Division
+from autopeft.search.ledger import Ledger
+from autopeft.spec import Budget
+
+SCHEMA = 1
+EXIT_CODES = {"found": 0, "infeasible": 3, "cancelled": 4, "failed": 1}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        folder: The run folder.
+        values: The content of ``result.json``.
+    """
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    @property
+    def status(self) -> str:
+        """``found``, ``infeasible``, ``cancelled`` or ``failed``."""
+        return str(self.values["status"])
+
+    @property
+    def verdict(self) -> Mapping[str, Any] | None:
+        """``name``, ``difference``, ``low``, ``high`` and ``reason``; None before one."""
+        found: Mapping[str, Any] | None = self.values["verdict"]
+        return found
+
+    @property
+    def winner(self) -> Mapping[str, Any] | None:
+        """The winner's block, or None."""
+        found: Mapping[str, Any] | None = self.values["winner"]
+        return found
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """Where the winner's trained adapter lies, or None."""
+        return None if self.winner is None else self.folder / str(self.winner["adapter_path"])
+
+    @property
+    def exit_code(self) -> int:
+        """What a command line exits with."""
+        return EXIT_CODES[self.status]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        return dict(self.values)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> SearchResult:
+        """The stored result of a run folder."""
+        path = Path(folder)
+        return cls(path, json.loads((path / "result.json").read_text(encoding="utf-8")))
+
+
+def build_result(
+    ledger: Ledger,
+    *,
+    status: str,
+    budget: Budget,
+    environment: Mapping[str, Any],
+    message: str | None = None,
+    smallest: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The content of ``result.json``, from the journal.
+
+    Args:
+        ledger: Journal and fold.
+        status: How the search ended.
+        budget: The limits.
+        environment: Versions and machine.
+        message: One sentence for a search that found nothing.
+        smallest: For an infeasible search, the smallest limits that would do.
+    """
+    log = ledger.log
+    arms = ("baseline", "space")
+    blocks: dict[str, Any] = {"baseline": None, "challenger": None}
+    takes = None
+    if log.plan:
+        finals = Finals(ledger, Division.from_dict(log.plan), arms)
+        blocks = {role: _block(role, finals, ledger) for role in blocks}
+        takes = _taken(log, finals)
+    winner = None
+    if takes is not None and blocks[takes] is not None and status in ("found", "cancelled"):
+        winner = {**blocks[takes], "adapter_path": "winner", "role": takes}
+    counts = log.counts
+    rejected = sum(r["constraint"] == "max_memory" for r in log.rejected)
+    busy = {arm: sum(t.seconds for t in log.trials.values() if t.arm == arm) for arm in arms}
+    probes = log.probes
+    return {
+        "schema": SCHEMA,
+        "status": status,
+        "message": message,
+        "smallest_budget": dict(smallest) if smallest else None,
+        "verdict": _verdict(log),
+        "winner": winner,
+        "baseline": blocks["baseline"],
+        "challenger": blocks["challenger"],
+        "incumbent": _incumbent(log),
+        "reference": _reference(log),
+        "pareto": pareto(log),
+        "trials": {
+            "completed": counts["completed"],
+            "stopped": counts["stopped"] + counts["paused"],
+            "infeasible": counts["infeasible"] + rejected,
+            "failed": counts["failed"],
+        },
+        "budget": {
+            "limits": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
+            "used": {
+                "seconds": ledger.used,
+                "compute_seconds": sum(busy.values()),
+                "trials": sum(t.purpose == "explore" for t in log.trials.values()),
+                "adapter_params": None if winner is None else winner["adapter_params"],
+                "peak_bytes": None if winner is None else winner["peak_bytes"],
+            },
+            "device_seconds": {"baseline": busy["baseline"], "space": busy["space"]},
+            "division": dict(log.plan),
+        },
+        "wall_seconds": ledger.used,
+        "test_reads": len(log.test_opened),
+        "task": log.header.get("task"),
+        "model": log.header.get("model"),
+        "head": probes.get("heads", {}).get("head"),
+        "environment": dict(environment),
+        "fingerprint": log.header.get("fingerprint"),
+        "notes": [*log.header.get("task", {}).get("notes", []), *log.notes],
+    }
+
+
+def _verdict(log: SearchLog) -> dict[str, Any] | None:
+    if log.verdict is None:
+        return None
+    return {name: log.verdict[name] for name in ("name", "difference", "low", "high", "takes", "reason", "seeds")}
+
+
+def _taken(log: SearchLog, finals: Finals) -> str | None:
+    """The role that is returned: the verdict's, or before one the better of what was seen."""
+    if log.verdict is not None:
+        return str(log.verdict["takes"])
+    metric = rung_metric(log)
+    seen = finals.candidates()
+    if not seen:
+        return None
+    return max(seen, key=lambda role: (seen[role].rungs[-1].rung, seen[role].rungs[-1].metrics[metric]))
+
+
+def _block(role: str, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
+    log = ledger.log
+    runs = finals.evidence(role) if log.finalists else [t for r, t in finals.candidates().items() if r == role]
+    if not runs:
+        return None
+    metric = log.metric if finals.runs(role) else rung_metric(log)
+    best = finals.best_runs().get(role, runs[0])
+    known = log.configurations[best.hash]
+    adapter = best.rungs[-1].adapter
+    about = describe(Path(ledger.journal.folder) / adapter) if adapter else {}
+    interval = finals.interval_of(runs, metric)
+    tested = log.tests.get(role)
+    return {
+        "configuration": dict(known.configuration),
+        "hash": best.hash,
+        "methods": sorted({str(p["method"]) for parts in known.configuration["sites"].values() for p in parts}),
+        "adapter_params": known.adapter_params,
+        "head_params": best.rungs[-1].head_params,
+        "base_params": log.header["model"]["base_params"],
+        "validation": {
+            "metric": metric,
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "seeds": interval.seeds,
+        },
+        "test": dict(tested["metrics"]) if tested and tested["metrics"] else None,
+        "adapter_path": adapter,
+        "sha256": best.rungs[-1].sha256,
+        "lowered_to": about.get("lowered_to"),
+        "peak_bytes": max(
+            (t.peak_bytes for t in log.trials.values() if t.hash == best.hash and t.peak_bytes), default=None
+        ),
+        "predicted_bytes": known.predicted_bytes,
+        "trials": [run.id for run in runs],
+    }
+
+
+def _incumbent(log: SearchLog) -> dict[str, Any] | None:
+    probe = log.probes.get("incumbent")
+    if probe is None or not probe["metrics"]:
+        return None
+    tested = log.tests.get("incumbent")
+    return {
+        "validation": dict(probe["metrics"]),
+        "test": dict(tested["metrics"]) if tested else None,
+        "adapter_params": probe.get("adapter_params"),
+        "head_params": probe.get("head_params"),
+    }
+
+
+def _reference(log: SearchLog) -> dict[str, Any] | None:
+    probe = log.probes.get("heads")
+    if probe is None:
+        return None
+    name = "frozen base" if probe["head"] == "lm" else "linear probe"
+    return {"name": name, "validation": probe["score"], "heads": dict(probe["scores"])}
+
+
+def pareto(log: SearchLog) -> list[dict[str, Any]]:
+    """Configurations that no other beats in both score and adapter parameters, among those that went furthest."""
+    metric = rung_metric(log)
+    reached = [t for t in log.trials.values() if t.rungs and t.status not in ("failed", "infeasible")]
+    top = max((t.rungs[-1].rung for t in reached), default=-1)
+    scores: dict[str, list[float]] = {}
+    for trial in reached:
+        if trial.rungs[-1].rung == top:
+            scores.setdefault(trial.hash, []).append(trial.rungs[-1].metrics[metric])
+    points = [
+        {
+            "hash": hash,
+            "adapter_params": log.configurations[hash].adapter_params,
+            "score": sum(values) / len(values),
+            "runs": len(values),
+        }
+        for hash, values in scores.items()
+    ]
+    points.sort(key=lambda point: (point["adapter_params"], -float(point["score"])))
+    front: list[dict[str, Any]] = []
+    for point in points:
+        if not front or float(point["score"]) > float(front[-1]["score"]):
+            front.append(point)
+    return front
+
+
+def place_winner(folder: Path, values: Mapping[str, Any]) -> None:
+    """Copy the winner's adapter to ``winner/``, complete or not at all."""
+    winner = values["winner"]
+    if winner is None:
+        return
+    source = values[winner["role"]]["adapter_path"]
+    working = folder / ".winner.partial"
+    shutil.rmtree(working, ignore_errors=True)
+    shutil.copytree(folder / source, working)
+    shutil.rmtree(folder / "winner", ignore_errors=True)
+    os.replace(working, folder / "winner")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """A JSON file, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,276 @@
+"""The verb: search for the best configuration and its trained adapter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from autopeft import __version__
+from autopeft.errors import AutopeftError, InputError, NothingFeasible, Problem
+from autopeft.executors import make
+from autopeft.journal import Journal, Record
+from autopeft.search.controller import Controller, Rules
+from autopeft.search.division import Division, extend
+from autopeft.search.events import Event, Listener
+from autopeft.search.ledger import Ledger
+from autopeft.search.prepare import Prepared, prepare
+from autopeft.search.result import SearchResult, build_result, place_winner, write_json
+from autopeft.search.snapshot import snapshot
+from autopeft.spec import Budget, SearchSpec, Task
+
+REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "mlflow", "numpy", "safetensors")
+
+
+def search(
+    task: Task | dict[str, Any],
+    budget: Budget | dict[str, Any] | None = None,
+    *,
+    on_event: Listener | None = None,
+    **options: Any,
+) -> SearchResult:
+    """Search for the best PEFT configuration of a task under a budget.
+
+    Args:
+        task: Base model, data, kind, metric, head.
+        budget: The limits; values may carry units (``{"max_adapter_params": "1%", "max_time": "5m"}``).
+        on_event: Called with every `Event`, from this thread; about once a second while trials run.
+        options: Any other field of `SearchSpec`: ``space``, ``strategy``, ``workers``, ``executor``, ``out``, ...
+
+    Raises:
+        InputError: Something given cannot be used: all problems at once.
+        NothingFeasible: No configuration fits the limits.
+    """
+    from autopeft.spec.parse import parse_search
+
+    spec = parse_search({"task": task, "budget": budget if budget is not None else Budget(), **options})
+    return run(spec, on_event)
+
+
+def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | None = None) -> SearchResult:
+    """Run a search that is fully specified.
+
+    Args:
+        spec: What to do.
+        on_event: As for `search`.
+        started: `time.monotonic()` at which the budget's time began; None takes now.
+
+    Raises:
+        InputError: As for `search`.
+        NothingFeasible: As for `search`.
+    """
+    began = time.monotonic() if started is None else started
+    notify = on_event or (lambda event: None)
+    spec = replace(spec, out=spec.out or default_folder())
+    folder = Path(str(spec.out))
+    notify(Event("prepare"))
+    prepared = prepare(spec)
+    journal = (
+        Journal.resume(folder, started=began) if spec.resume else Journal.create(folder, spec.overwrite, started=began)
+    )
+    with journal:
+        return _Session(prepared, journal, notify).run()
+
+
+def default_folder() -> str:
+    """A new run folder under ``runs/``."""
+    return str(Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, without names, paths or addresses."""
+    packages = {}
+    for name in REPORTED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    return {
+        "autopeft": __version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+class _Session:
+    """One process's stretch of a search."""
+
+    def __init__(self, prepared: Prepared, journal: Journal, notify: Listener) -> None:
+        from autopeft.tracking import Tracker
+
+        self._prepared, self._spec = prepared, prepared.spec
+        self._folder = Path(journal.folder)
+        self._notify = notify
+        self._environment = environment()
+        self._controller: Controller | None = None
+        uri = self._spec.tracking_uri or default_tracking(self._folder)
+        name = self._spec.task.name or prepared.raw.source
+        self._tracker = None if uri == "none" else Tracker(uri, f"autopeft/{name}", self._folder.name, self._folder)
+        offer = () if self._tracker is None else (self._tracker.offer,)
+        self._ledger = Ledger(journal, (*offer, self._tell))
+        self._started = bool(journal.records)
+
+    def run(self) -> SearchResult:
+        """Start or take up the search, run it to its end, save what it found."""
+        log = self._ledger.log
+        if self._started:
+            check_fingerprint(log.header.get("fingerprint", {}), self._prepared.fingerprint())
+            if self._tracker is not None:
+                self._tracker.catch_up(self._ledger.journal.records)
+            self._ledger.write("resumed", records=len(self._ledger.journal.records), reopened=self._reopened())
+        else:
+            self._ledger.write(
+                "search_started", schema=1, version=__version__, **self._prepared.header(self._environment)
+            )
+            self._ledger.write("modules", map=self._prepared.modules(self._prepared.heads[0]).to_dict())
+        status, message, smallest, fault = "found", None, None, None
+        try:
+            with terminating():
+                self._search()
+            if self._controller is None or self._controller.phase != "done":
+                status, message = "cancelled", "stopped by a signal"
+        except KeyboardInterrupt:
+            status, message = "cancelled", "stopped by a signal"
+        except NothingFeasible as error:
+            status, message, smallest, fault = "infeasible", str(error), error.smallest, error
+        except AutopeftError as error:
+            status, message, fault = "failed", str(error), error
+        if status == "cancelled":
+            self._ledger.write("interrupted", signal=message)
+        return self._finish(status, message, smallest, fault)
+
+    def _reopened(self) -> bool:
+        """Whether a search that had ended is given more to do."""
+        log, budget = self._ledger.log, self._spec.budget
+        if log.finished is None or log.finished["status"] != "found":
+            return False
+        before = log.header["spec"]["budget"]
+        latest = log.plan.get("budget", before)
+        more_time = budget.max_time is not None and budget.max_time > (latest.get("max_time") or float("inf"))
+        more_trials = budget.max_trials is not None and budget.max_trials > (latest.get("max_trials") or float("inf"))
+        return more_time or more_trials
+
+    def _search(self) -> None:
+        spec, prepared = self._spec, self._prepared
+        executor = make(spec)
+        log = self._ledger.log
+        if log.plan:
+            division = Division.from_dict(log.plan)
+            extended = extend(
+                division,
+                spec.budget,
+                used=self._ledger.used,
+                started=float(log.plan["started"]),
+                workers=executor.slots,
+            )
+            self._ledger.write("plan", **extended.to_dict(), started=log.plan["started"], budget=limits(spec.budget))
+        rules = Rules(
+            budget=spec.budget,
+            evidence=spec.evidence,
+            until_decided=spec.until == "decided",
+            heads=prepared.heads,
+            train_rows=prepared.data.splits["train"].rows,
+            validation_rows=prepared.data.splits["validation"].rows,
+            test_hash=prepared.data.hashes["test"],
+            incumbent=None if spec.incumbent is None else str(Path(spec.incumbent).resolve()),
+            seed=spec.seed,
+        )
+        self._controller = Controller(
+            self._ledger, rules, prepared.field, slots=executor.slots, on_tick=lambda: self._tell(None)
+        )
+        executor.run(self._controller, prepared.setup(self._folder))
+
+    def _tell(self, record: Record | None) -> None:
+        if self._controller is None:
+            return
+        shown = snapshot(self._controller)
+        event = Event("tick", {}, shown) if record is None else Event(record.type, record.data, shown)
+        self._notify(event)
+
+    def _finish(
+        self, status: str, message: str | None, smallest: dict[str, float] | None, fault: AutopeftError | None
+    ) -> SearchResult:
+        from autopeft.report import report
+
+        if status == "failed" and self._ledger.log.finalists is not None:
+            self._ledger.note(f"the search broke after its finalists were named: {message}")
+        values = build_result(
+            self._ledger,
+            status=status,
+            budget=self._spec.budget,
+            environment=self._environment,
+            message=message,
+            smallest=smallest,
+        )
+        if status == "found" and values["winner"] is None:
+            values["status"], values["message"] = "failed", "no trial ended well; see the causes in report.html"
+        place_winner(self._folder, values)
+        self._ledger.write("finished", status=values["status"], result=values)
+        write_json(self._folder / "result.json", values)
+        report(self._folder)
+        if self._tracker is not None:
+            files = [self._folder / "result.json", self._folder / "report.html"]
+            if values["winner"] is not None:
+                files.append(self._folder / "winner")
+            missing = self._tracker.close(files)
+            if missing:
+                self._notify(Event("note", {"text": missing}))
+        if fault is not None and not self._ledger.log.trials:
+            raise fault
+        return SearchResult(self._folder, values)
+
+
+def limits(budget: Budget) -> dict[str, Any]:
+    """The budget as plain values."""
+    return {name: getattr(budget, name) for name in budget.__dataclass_fields__}
+
+
+def default_tracking(folder: Path) -> str:
+    """The MLflow store beside the run folder, shared by its neighbours."""
+    return f"sqlite:///{(folder.resolve().parent / 'mlflow.db').as_posix()}"
+
+
+def check_fingerprint(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with another search, naming every field that differs.
+
+    Raises:
+        InputError: Something but time, trials and workers was changed.
+    """
+    problems = [
+        Problem(
+            field,
+            now.get(field),
+            f"differs from the search in this folder ({before.get(field)!r})",
+            "A resumed search keeps task, space, strategy, seed and limits; use another --out for a new one.",
+        )
+        for field in sorted({*before, *now})
+        if before.get(field) != now.get(field)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+@contextlib.contextmanager
+def terminating() -> Iterator[None]:
+    """Let SIGTERM end a search as cleanly as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    earlier: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

@@ -1,0 +1,107 @@
+"""A synthetic world for the simulated executor: learning curves with noise, failures on request, outputs on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autopeft.evidence.metrics import score
+from autopeft.space.configuration import Configuration
+from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
+from autopeft.trial.checkpoint import write_arrays
+
+
+def by_method(qualities: Mapping[str, float]) -> Callable[[Configuration], float]:
+    """The final accuracy of a configuration: the best of its methods', less at a bad learning rate."""
+
+    def quality(configuration: Configuration) -> float:
+        best = max(qualities.get(method, 0.7) for method in configuration.methods)
+        spread = [abs(np.log(rate / 3e-3)) for _, rate in configuration.training.rates]
+        return float(best - 0.02 * np.mean(spread))
+
+    return quality
+
+
+@dataclass
+class SyntheticWorld:
+    """Two-class accuracy that rises with rows towards a configuration's quality. Final.
+
+    Attributes:
+        quality: Configuration -> accuracy after endless training.
+        rows: Validation rows.
+        seed_noise: Standard deviation of accuracy between seeds.
+        seconds_per_row: Training time.
+        fate: `(job, number of the attempt from 1)` -> ``"ok"``, ``"dies"``, ``"nan"`` or ``"oom"``.
+        jobs: All jobs done, in order.
+    """
+
+    quality: Callable[[Configuration], float]
+    rows: int = 600
+    seed_noise: float = 0.004
+    seconds_per_row: float = 0.005
+    fate: Callable[[Train, int], str] = lambda job, attempt: "ok"
+    jobs: list[Job] = field(default_factory=list)
+    _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def outcome(self, job: Job, folder: str) -> Outcome | None:
+        """See `autopeft.executors.simulated.World`."""
+        self.jobs.append(job)
+        match job:
+            case Probe(kind="heads"):
+                values: dict[str, Any] = {"head": "mean", "score": 0.7, "scores": {"mean": 0.7}}
+                return Outcome(job, metrics={"accuracy": 0.7}, seconds=5.0, values=values)
+            case Probe():
+                speed = {"train_seconds_per_row": self.seconds_per_row, "evaluate_seconds_per_row": 0.001}
+                return Outcome(job, seconds=2.0, values=speed)
+            case Evaluate():
+                arrays = self._outputs(0.8, 1)
+                write_arrays(Path(folder) / job.outputs, arrays)
+                return Outcome(job, metrics={"accuracy": score("accuracy", arrays)}, outputs=job.outputs, seconds=1.0)
+            case Train():
+                return self._train(job, folder)
+
+    def _train(self, job: Train, folder: str) -> Outcome | None:
+        key = (job.trial, job.rung)
+        self._attempts[key] = self._attempts.get(key, 0) + 1
+        match self.fate(job, self._attempts[key]):
+            case "dies":
+                return None
+            case "nan":
+                return Outcome(job, "failed", "nan", "the loss is not finite", seconds=1.0)
+            case "oom":
+                return Outcome(job, "infeasible", "oom", "out of memory", seconds=1.0)
+        rows = job.rows_to - job.rows_from
+        chance = np.random.default_rng([job.seed, int(job.configuration.hash[:12], 16)])
+        reached = 0.5 + (self.quality(job.configuration) - 0.5) * (1 - np.exp(-job.rows_to / 1500))
+        arrays = self._outputs(float(np.clip(reached + self.seed_noise * chance.standard_normal(), 0, 1)), job.seed)
+        path = f"{job.folder}/rung-{job.rung}/outputs.safetensors"
+        write_arrays(Path(folder) / path, arrays)
+        seconds = rows * self.seconds_per_row
+        return Outcome(
+            job,
+            metrics={"accuracy": score("accuracy", arrays)},
+            loss=1 - reached,
+            seconds=seconds + 0.5,
+            train_seconds=seconds,
+            evaluate_seconds=0.5,
+            rows=rows,
+            peak_bytes=10**8,
+            outputs=path,
+            adapter=f"{job.folder}/rung-{job.rung}/adapter",
+            sha256="0" * 64,
+            values={"adapter_params": 1, "head_params": 770},
+        )
+
+    def _outputs(self, accuracy: float, seed: int) -> dict[str, np.ndarray]:
+        labels = np.arange(self.rows) % 2
+        # Hard rows are hard for everybody, as in life: errors of two models overlap.
+        hardness = np.random.default_rng(11).random(self.rows)
+        luck = np.random.default_rng(seed).random(self.rows)
+        wrong = 0.7 * hardness + 0.3 * luck
+        wrong = wrong >= np.quantile(wrong, accuracy)
+        prediction = np.where(wrong, 1 - labels, labels)
+        return {"label": labels, "prediction": prediction, "log_likelihood": np.where(wrong, -1.5, -0.2).astype(np.float32)}

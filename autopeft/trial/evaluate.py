@@ -1,0 +1,146 @@
+"""Per-example outputs of a model on a split: what every score, interval and verdict is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+from autopeft.compose.adapt import AdaptedModel
+from autopeft.data.batches import evaluation_batches, pad
+from autopeft.data.encoded import Array, Batch, EncodedSplit
+from autopeft.trial.setup import WorkSetup
+
+EVALUATION_ROWS = 64
+LOGIT_POSITIONS = 2048
+"""Positions per batch for language models, whose logits are as wide as the vocabulary."""
+
+
+def autocast(setup: WorkSetup, device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision as in training: float32 adapters over a bfloat16 base."""
+    if setup.precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def tensors(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch as the keyword arguments of a model, int64 `[rows, length]`."""
+    values = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if batch.token_types is not None:
+        values["token_type_ids"] = batch.token_types
+    return {name: torch.from_numpy(value).to(device) for name, value in values.items()}
+
+
+def subset(split: EncodedSplit, rows: int) -> Array:
+    """A fixed random choice of rows, the same for every trial, sorted; all rows when there are no more."""
+    if split.rows <= rows:
+        return np.arange(split.rows)
+    chosen = np.random.default_rng(20240319).choice(split.rows, size=rows, replace=False)
+    return np.sort(chosen)
+
+
+def _batches(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Batch]:
+    wanted = np.zeros(split.rows, dtype=bool)
+    wanted[rows] = True
+    for group in evaluation_batches(split, EVALUATION_ROWS):
+        group = group[wanted[group]]
+        if setup.kind == "causal_lm" and len(group):
+            step = max(1, LOGIT_POSITIONS // int(split.lengths[group].max()))
+        else:
+            step = max(1, len(group))
+        for start in range(0, len(group), step):
+            yield pad(split, group[start : start + step], setup.data.pad_token)
+
+
+@torch.inference_mode()
+def outputs(
+    model: AdaptedModel, split: EncodedSplit, setup: WorkSetup, device: torch.device, *, rows: Array
+) -> dict[str, Array]:
+    """The per-example outputs that metrics are computed from.
+
+    Args:
+        model: The model; put into evaluation mode.
+        split: The rows.
+        setup: Kind and precision.
+        device: Where the model is.
+        rows: int64 `[n]`: the rows to use, sorted.
+
+    Returns:
+        Arrays of length n in the order of `rows`: ``prediction``, ``label`` and ``log_likelihood`` for classification,
+        ``prediction`` and ``label`` for regression, ``log_likelihood`` (mean over the answer's tokens) for
+        ``causal_lm``.
+    """
+    model.eval()
+    place = np.full(split.rows, -1)
+    place[rows] = np.arange(len(rows))
+    result: dict[str, Array] = {}
+
+    def put(name: str, batch: Batch, values: torch.Tensor) -> None:
+        array = values.cpu().numpy()
+        result.setdefault(name, np.zeros(len(rows), dtype=array.dtype))[place[batch.rows]] = array
+
+    for batch in _batches(split, rows, setup):
+        with autocast(setup, device):
+            logits = model(**tensors(batch, device))
+        labels = torch.from_numpy(batch.labels).to(device)
+        if setup.kind == "causal_lm":
+            put("log_likelihood", batch, _answer_log_likelihood(logits, labels))
+            continue
+        put("label", batch, labels)
+        if setup.kind == "regression":
+            put("prediction", batch, logits.float().squeeze(-1))
+            continue
+        logp = logits.float().log_softmax(-1)
+        put("prediction", batch, logp.argmax(-1))
+        put("log_likelihood", batch, logp.gather(-1, labels[:, None]).squeeze(-1))
+    return result
+
+
+def _answer_log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean log-probability of the answer's tokens, `[rows]`, from logits `[rows, length, vocabulary]`."""
+    targets = labels[:, 1:]
+    answer = targets != -100
+    logp = logits[:, :-1][answer].float().log_softmax(-1)
+    token = logp.gather(-1, targets[answer][:, None]).squeeze(-1)
+    total = torch.zeros(answer.shape, dtype=torch.float32, device=logits.device)
+    total[answer] = token
+    return total.sum(-1) / answer.sum(-1).clamp(min=1)
+
+
+@torch.inference_mode()
+def generated(
+    model: AdaptedModel, split: EncodedSplit, setup: WorkSetup, device: torch.device, *, rows: Array
+) -> list[str]:
+    """Answers made greedily from the prompts alone, in the order of `rows`.
+
+    Prompts of one length are batched, so that no padding is needed.
+
+    Returns:
+        The texts, without special tokens, stripped.
+    """
+    model.eval()
+    if split.answer_from is None:
+        raise ValueError("only language-model rows have prompts")
+    starts = split.answer_from[rows]
+    texts = [""] * len(rows)
+    for length in np.unique(starts):
+        same = np.flatnonzero(starts == length)
+        for begin in range(0, len(same), 16):
+            group = same[begin : begin + 16]
+            first = split.offsets[rows[group]]
+            prompts = np.stack([split.input_ids[at : at + length] for at in first]).astype(np.int64)
+            ids = torch.from_numpy(prompts).to(device)
+            with autocast(setup, device):
+                answer = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=setup.generate_tokens,
+                    do_sample=False,
+                    pad_token_id=setup.data.pad_token,
+                )
+            decoded = setup.tokenizer.batch_decode(answer[:, length:], skip_special_tokens=True)
+            for index, text in zip(group, decoded, strict=True):
+                texts[index] = text.strip()
+    return texts

@@ -1,0 +1,67 @@
+"""Everything that a worker needs, as one value that can be shared between processes without a copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from autopeft.compose.base import SharedBase
+from autopeft.data.encoded import EncodedData
+
+
+@dataclass(frozen=True)
+class WorkSetup:
+    """What stays the same for all trials of a search.
+
+    Attributes:
+        base: The base model's tensors, never written to.
+        data: The tokenised data.
+        kind: The task kind.
+        metric: The metric that decides.
+        labels: Outputs of the head (1 for regression, 0 for language models).
+        folder: The run folder; a worker on another node needs it on a shared file system.
+        precision: Arithmetic of the frozen part: the base's dtype.
+        attention: Attention implementation of the base.
+        rung_rows: Validation rows used below the last rung.
+        generate_rows: Rows for which answers are generated (exact match).
+        generate_tokens: Longest generated answer.
+        max_latency_overhead: The limit of the budget, or None.
+        tokenizer: For language models, to read generated answers; None otherwise.
+        meta: Stored with every adapter: how new rows are tokenised.
+    """
+
+    base: SharedBase
+    data: EncodedData
+    kind: str
+    metric: str
+    labels: int
+    folder: str
+    precision: Literal["float32", "bfloat16"]
+    attention: str
+    rung_rows: int = 1000
+    generate_rows: int = 200
+    generate_tokens: int = 64
+    max_latency_overhead: float | None = None
+    tokenizer: Any = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return Path(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running job is.
+
+    Attributes:
+        trial: The trial.
+        rows: Rows seen by the trial so far.
+        loss: Smoothed training loss, or None before the first step.
+    """
+
+    trial: str
+    rows: int
+    loss: float | None

@@ -1,0 +1,113 @@
+"""Training one configuration up to a rung."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.layers import reseed
+from autopeft.cost.live import LiveBytes, measure
+from autopeft.cost.step import step_tensors, train_step
+from autopeft.data.batches import TrainStream, pad
+from autopeft.errors import TrialFailure
+from autopeft.strategy.jobs import Train
+from autopeft.trial.schedule import factor
+from autopeft.trial.setup import Progress, WorkSetup
+
+REPORT_SECONDS = 0.5
+SMOOTHING = 0.95
+
+
+@dataclass(slots=True)
+class TrainResult:
+    """What a stretch of training took and showed.
+
+    Attributes:
+        rows: Rows trained.
+        seconds: Wall seconds.
+        losses: `(rows, mean loss)` of every step.
+        peak_bytes: Live tensor bytes of the measured step, or None.
+    """
+
+    rows: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    def late_loss(self) -> float | None:
+        """Row-weighted mean of the loss over the last quarter of the rows."""
+        seen, total, weight = 0, 0.0, 0
+        for rows, loss in self.losses:
+            seen += rows
+            if seen > 0.75 * self.rows:
+                total += rows * loss
+                weight += rows
+        return total / weight if weight else None
+
+
+def run(
+    model: AdaptedModel,
+    optimizer: torch.optim.AdamW,
+    job: Train,
+    setup: WorkSetup,
+    device: torch.device,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    measured: bool = False,
+) -> TrainResult:
+    """Train from ``job.rows_from`` to at least ``job.rows_to`` rows.
+
+    Args:
+        model: The adapted model.
+        optimizer: Its optimizer.
+        job: What to do.
+        setup: Data, kind and precision.
+        device: Where the model is.
+        report: Called about twice a second.
+        measured: Whether live bytes are counted in the second step, when the optimizer's moments exist.
+
+    Raises:
+        TrialFailure: ``nan`` when the loss is not finite, ``timeout`` past the job's time limit.
+    """
+    split = setup.data.splits["train"]
+    stream = TrainStream(split, job.configuration.training.batch_size, job.seed)
+    precision = torch.bfloat16 if setup.precision == "bfloat16" else None
+    result, smoothed, reported = TrainResult(), math.nan, 0.0
+    began = time.monotonic()
+    reseed(model, job.seed * 1_000_003 + job.rows_from)
+    model.train()
+    for rows in stream.batches(job.rows_from):
+        seen = job.rows_from + result.rows
+        if seen >= job.rows_to:
+            break
+        scale = factor(seen, warmup_rows=job.warmup_rows, rows_to=job.rows_to, cooldown_rows=job.cooldown_rows)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * scale
+        batch = step_tensors(pad(split, rows, setup.data.pad_token), setup.kind, device)
+        if measured and len(result.losses) == 1:
+            losses: list[float] = []
+
+            def step(counter: LiveBytes, batch=batch, losses=losses) -> None:  # type: ignore[no-untyped-def]
+                losses.append(train_step(model, batch, optimizer, setup.kind, precision, mark=counter.mark))
+
+            held = [*model.parameters(), *model.buffers(), *batch.all()]
+            result.peak_bytes = measure(step, held).bytes
+            loss = losses[0]
+        else:
+            loss = train_step(model, batch, optimizer, setup.kind, precision)
+        result.rows += len(rows)
+        result.losses.append((len(rows), loss))
+        smoothed = loss if math.isnan(smoothed) else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
+        now = time.monotonic()
+        if now - reported > REPORT_SECONDS:
+            report(Progress(job.trial, job.rows_from + result.rows, smoothed))
+            reported = now
+        if job.time_limit is not None and now - began > job.time_limit:
+            raise TrialFailure("timeout", f"the job took longer than its limit of {job.time_limit:.0f} s")
+    result.seconds = time.monotonic() - began
+    return result

@@ -1,0 +1,279 @@
+"""A worker's bench: the resident base and data, and the jobs done on them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autopeft.compose.adapt import AdaptedModel, adapt
+from autopeft.compose.base import Carrier, attach, checksum
+from autopeft.compose.store import describe, load_adapter, save_adapter
+from autopeft.cost.latency import overhead
+from autopeft.cost.step import build_optimizer, step_tensors
+from autopeft.data.batches import evaluation_batches, pad
+from autopeft.errors import InputError, TrialFailure
+from autopeft.evidence.metrics import score
+from autopeft.inspect import module_map
+from autopeft.space.configuration import Configuration, Part, Training
+from autopeft.space.modules import ModuleMap
+from autopeft.spec import METRICS
+from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
+from autopeft.trial import checkpoint, probes, train
+from autopeft.trial.evaluate import generated, outputs, subset
+from autopeft.trial.setup import Progress, WorkSetup
+
+SPEED_SECONDS = 2.0
+LATENCY_ROWS = 16
+BARE = Training((), 1e-3, 16)
+"""Training of a configuration without parts: the base and a head."""
+
+
+def pick_device() -> torch.device:
+    """The first GPU that this process may see, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Workbench:
+    """Does jobs one after the other over one resident base model. Final.
+
+    Args:
+        setup: What stays the same for all trials.
+        device: Where to compute; None picks.
+    """
+
+    def __init__(self, setup: WorkSetup, device: torch.device | None = None) -> None:
+        self.setup = setup
+        self.device = device or pick_device()
+        self._carriers: dict[str, Carrier] = {}
+        self._maps: dict[str, ModuleMap] = {}
+        self._resident: tuple[str, int, AdaptedModel, torch.optim.AdamW] | None = None
+        self._checksums: dict[str, str] = {}
+
+    def run(self, job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+        """Do a job. Never raises for what a configuration or the data can cause: that becomes the outcome.
+
+        Args:
+            job: What to do.
+            report: Called about twice a second while training.
+        """
+        began = time.monotonic()
+        try:
+            match job:
+                case Train():
+                    outcome = self._train(job, report)
+                case Probe():
+                    outcome = self._probe(job)
+                case Evaluate():
+                    outcome = self._evaluate(job)
+        except TrialFailure as failure:
+            status = "infeasible" if failure.infeasible else "failed"
+            outcome = Outcome(job, status, failure.reason, failure.detail)
+        except InputError as error:
+            outcome = Outcome(job, "failed", "damaged", str(error))
+        except torch.OutOfMemoryError as error:
+            outcome = Outcome(job, "infeasible", "oom", str(error).splitlines()[0], peak_bytes=self._device_peak())
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            text = f"{type(error).__name__}: {error}"
+            if "can't allocate memory" in text:
+                outcome = Outcome(job, "infeasible", "oom", text.splitlines()[0])
+            else:
+                outcome = Outcome(job, "failed", "error", text[:2000])
+        if outcome.status != "ok":
+            self._forget()
+        return replace(outcome, seconds=time.monotonic() - began)
+
+    def carrier(self, head: str) -> Carrier:
+        """The base model under a head, made once; its tensors are shared by all of them."""
+        if head not in self._carriers:
+            setup = self.setup
+            carrier = attach(setup.base, head=head, labels=setup.labels, attention=setup.attention)
+            carrier.model.to(self.device)
+            self._carriers[head] = carrier
+            self._checksums[head] = checksum(carrier)
+        return self._carriers[head]
+
+    def modules(self, head: str) -> ModuleMap:
+        """The module map of the base under a head."""
+        if head not in self._maps:
+            self._maps[head] = module_map(self.carrier(head).model)
+        return self._maps[head]
+
+    def _train(self, job: Train, report: Callable[[Progress], None]) -> Outcome:
+        setup, carrier = self.setup, self.carrier(job.head)
+        model, optimizer = self._take(job, carrier)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        measured = job.rows_from == 0 and self.device.type == "cpu"
+        trained = train.run(model, optimizer, job, setup, self.device, report, measured=measured)
+        began = time.monotonic()
+        split = setup.data.splits["validation"]
+        rows = np.arange(split.rows) if job.final else subset(split, setup.rung_rows)
+        arrays = outputs(model, split, setup, self.device, rows=rows)
+        metrics = {name: score(name, arrays) for name in METRICS[setup.kind] if name != "exact_match"}
+        if job.final and setup.kind == "causal_lm":
+            metrics["exact_match"], arrays["exact"] = self._exact_match(model, "validation")
+        evaluated = time.monotonic() - began
+        self._check_latency(model, carrier)
+        if checksum(carrier) != self._checksums[job.head]:
+            raise TrialFailure("base_changed", "the frozen base was written to", infeasible=True)
+        final = checkpoint.rung_folder(setup.path / job.folder, job.rung)
+        sha256 = self._store(job, model, optimizer, arrays, final)
+        self._resident = (job.trial, job.rows_from + trained.rows, model, optimizer)
+        return Outcome(
+            job,
+            metrics=metrics,
+            loss=trained.late_loss(),
+            train_seconds=trained.seconds,
+            evaluate_seconds=evaluated,
+            rows=trained.rows,
+            peak_bytes=trained.peak_bytes if self.device.type == "cpu" else self._device_peak(),
+            outputs=str((final / "outputs.safetensors").relative_to(setup.path)),
+            adapter=str((final / "adapter").relative_to(setup.path)),
+            sha256=sha256,
+            values={"adapter_params": model.adapter_params, "head_params": model.head_params},
+        )
+
+    def _take(self, job: Train, carrier: Carrier) -> tuple[AdaptedModel, torch.optim.AdamW]:
+        """The trial's model and optimizer: the resident ones, from its checkpoint, or fresh."""
+        if self._resident is not None and job.rows_from > 0:
+            trial, rows, model, optimizer = self._resident
+            if trial == job.trial and rows == job.rows_from:
+                return model, optimizer
+        self._forget()
+        if job.rows_from == 0:
+            model = adapt(carrier, job.configuration, self.modules(job.head), seed=job.seed)
+            model.to(self.device)
+            self._start_head(model)
+            return model, build_optimizer(model.groups(), job.configuration.training)
+        folder = checkpoint.rung_folder(self.setup.path / job.folder, job.rung - 1)
+        model = load_adapter(carrier, folder / "adapter", trainable=True)
+        model.to(self.device)
+        optimizer = build_optimizer(model.groups(), job.configuration.training)
+        checkpoint.load_optimizer(folder / "optimizer.safetensors", model, optimizer)
+        return model, optimizer
+
+    def _store(
+        self, job: Train, model: AdaptedModel, optimizer: torch.optim.AdamW, arrays: dict[str, np.ndarray], final: Path
+    ) -> str:
+        working = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir(parents=True)
+        meta = {**self.setup.meta, "trial": job.trial, "seed": job.seed, "rung": job.rung}
+        sha256 = save_adapter(model, working / "adapter", meta=meta)
+        if not job.final:
+            checkpoint.save_optimizer(working / "optimizer.safetensors", model, optimizer)
+        checkpoint.write_arrays(working / "outputs.safetensors", arrays)
+        checkpoint.finish_rung(working, final)
+        return sha256
+
+    def _start_head(self, model: AdaptedModel) -> None:
+        """Regression starts at the mean of the targets, so that no training is spent on reaching it."""
+        labels = self.setup.data.splits["train"].labels
+        if self.setup.kind == "regression" and labels is not None:
+            model.set_output_bias(float(labels.mean()))
+
+    def _exact_match(self, model: AdaptedModel, name: str) -> tuple[float, np.ndarray]:
+        split = self.setup.data.splits[name]
+        rows = subset(split, self.setup.generate_rows)
+        texts = generated(model, split, self.setup, self.device, rows=rows)
+        references = split.references or ()
+        exact = np.array(
+            [text == references[row].strip() for text, row in zip(texts, rows, strict=True)], dtype=np.float32
+        )
+        return float(exact.mean()), exact
+
+    def _check_latency(self, model: AdaptedModel, carrier: Carrier) -> None:
+        limit = self.setup.max_latency_overhead
+        if limit is None:
+            return
+        split = self.setup.data.splits["validation"]
+        rows = next(iter(evaluation_batches(split, LATENCY_ROWS)))
+        batch = step_tensors(pad(split, rows, self.setup.data.pad_token), self.setup.kind, self.device)
+        bare = adapt(carrier, Configuration.of({}, BARE), self.modules(carrier.head), seed=0).to(self.device)
+        precision = torch.bfloat16 if self.setup.precision == "bfloat16" else None
+        ratio = overhead(model.eval(), bare.eval(), batch, autocast_dtype=precision)
+        if ratio > limit:
+            detail = f"a forward pass takes {ratio:.2f} times the bare base's, above the limit of {limit:.2f}"
+            raise TrialFailure("latency", detail, infeasible=True)
+
+    def _probe(self, job: Probe) -> Outcome:
+        if job.heads == ("lm",) and job.kind == "heads":
+            return self._bare_language_model(job)
+        if job.kind == "heads":
+            carrier = self.carrier("mean")
+            found = probes.choose_head(carrier, job.heads, self.setup, self.device)
+            arrays = found.pop("outputs")
+            path = Path("probe") / "outputs.safetensors"
+            checkpoint.write_arrays(self.setup.path / path, arrays)
+            metrics = {name: score(name, arrays) for name in METRICS[self.setup.kind]}
+            return Outcome(job, metrics=metrics, outputs=str(path), values=found)
+        return Outcome(job, values=self._speed(job.heads[0]))
+
+    def _bare_language_model(self, job: Probe) -> Outcome:
+        """What the untouched base scores: a language model has no linear probe."""
+        model = adapt(self.carrier("lm"), Configuration.of({}, BARE), self.modules("lm"), seed=0).to(self.device)
+        split = self.setup.data.splits["validation"]
+        arrays = outputs(model, split, self.setup, self.device, rows=np.arange(split.rows))
+        value = score("log_likelihood", arrays)
+        path = Path("probe") / "outputs.safetensors"
+        checkpoint.write_arrays(self.setup.path / path, arrays)
+        values = {"head": "lm", "score": value, "scores": {"lm": value}}
+        return Outcome(job, metrics={"log_likelihood": value}, outputs=str(path), values=values)
+
+    def _speed(self, head: str) -> dict[str, float]:
+        """Seconds per row of training and of evaluation, for LoRA of rank 8 on every linear layer."""
+        carrier, modules = self.carrier(head), self.modules(head)
+        configuration = speed_configuration(modules, self.setup.kind)
+        batch = configuration.training.batch_size
+        model = adapt(carrier, configuration, modules, seed=0).to(self.device)
+        job = Train("speed", configuration, 0, 0, batch, 0, 0, 0, "", head)
+        optimizer = build_optimizer(model.groups(), configuration.training)
+        train.run(model, optimizer, job, self.setup, self.device)
+        rows, seconds = 0, 0.0
+        while seconds < SPEED_SECONDS:
+            more = replace(job, rows_from=rows, rows_to=rows + 4 * batch)
+            done = train.run(model, optimizer, more, self.setup, self.device)
+            rows, seconds = rows + done.rows, seconds + done.seconds
+        split = self.setup.data.splits["validation"]
+        sample = subset(split, 128)
+        began = time.monotonic()
+        outputs(model, split, self.setup, self.device, rows=sample)
+        return {
+            "train_seconds_per_row": seconds / rows,
+            "evaluate_seconds_per_row": (time.monotonic() - began) / len(sample),
+        }
+
+    def _evaluate(self, job: Evaluate) -> Outcome:
+        folder = Path(job.folder) if Path(job.folder).is_absolute() else self.setup.path / job.folder
+        head = str(describe(folder)["head"])
+        model = load_adapter(self.carrier(head), folder).to(self.device)
+        split = self.setup.data.splits[job.split]
+        arrays = outputs(model, split, self.setup, self.device, rows=np.arange(split.rows))
+        metrics = {name: score(name, arrays) for name in METRICS[self.setup.kind] if name != "exact_match"}
+        if self.setup.kind == "causal_lm":
+            metrics["exact_match"], arrays["exact"] = self._exact_match(model, job.split)
+        checkpoint.write_arrays(self.setup.path / job.outputs, arrays)
+        values = {"adapter_params": model.adapter_params, "head_params": model.head_params}
+        return Outcome(job, metrics=metrics, outputs=job.outputs, adapter=job.folder, values=values)
+
+    def _forget(self) -> None:
+        self._resident = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _device_peak(self) -> int | None:
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def speed_configuration(modules: ModuleMap, kind: str) -> Configuration:
+    """What the speed probe trains: LoRA of rank 8 on every linear layer."""
+    linear = modules.select(("query", "key", "value", "qkv", "output", "up", "gate", "down"))
+    parts = {site.name: [Part.of("lora", {"r": 8, "scale": 1.0})] for site in linear}
+    batch = 8 if kind == "causal_lm" else 16
+    return Configuration.of(parts, Training((("lora", 1e-4),), 1e-4, batch))

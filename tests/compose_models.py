@@ -1,0 +1,151 @@
+"""Tiny random base models and random configurations for the tests of compose."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, PretrainedConfig
+
+from autopeft.compose.adapt import AdaptedModel, adapt
+from autopeft.compose.base import Carrier, attach, load_base
+from autopeft.inspect import module_map
+from autopeft.methods import METHODS
+from autopeft.space.configuration import Configuration, Part, Training
+from autopeft.space.modules import ModuleMap
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "bert": BertConfig(**SIZES),
+    "llama": LlamaConfig(**SIZES, num_key_value_heads=2, pad_token_id=0),
+    "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=64, bos_token_id=1, eos_token_id=2),
+}
+
+
+def save_tiny(name: str, folder: Path) -> Path:
+    """A tiny random model in a folder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        auto = AutoModel if name == "bert" else AutoModelForCausalLM
+        model = auto.from_config(CONFIGS[name])
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                # Biases and norms of a fresh model are constants: faults that swap or drop them would not show.
+                parameter.add_(torch.randn_like(parameter) * (0.05 if parameter.ndim > 1 else 0.1))
+                assert parameter_name
+    model.save_pretrained(folder)
+    return folder
+
+
+def carrier_of(folder: Path, kind: str, head: str, *, dtype: str = "float32", attention: str = "eager") -> Carrier:
+    base = load_base(folder, kind=kind, dtype=dtype)  # type: ignore[arg-type]
+    labels = {"sequence_classification": 3, "regression": 1, "causal_lm": 0}[kind]
+    return attach(base, head=head, labels=labels, attention=attention)  # type: ignore[arg-type]
+
+
+def training(dropout: float = 0.0) -> Training:
+    rates = tuple(sorted((name, method.rate.default) for name, method in METHODS.items()))
+    return Training(rates=rates, head_rate=1e-3, batch_size=4, dropout=dropout)
+
+
+def uniform(modules: ModuleMap, *names: str, dropout: float = 0.0) -> Configuration:
+    """Every named method on every site where it fits, from inner to outer in the order given."""
+    sites: dict[str, list[Part]] = {}
+    for site in modules.sites:
+        for name in names:
+            method = METHODS[name]
+            if method.fits(site):
+                size = method.sizes(site)[min(5, len(method.sizes(site)) - 1)] if method.size else None
+                sites.setdefault(site.name, []).append(Part.of(name, method.knobs(site, size)))
+    return Configuration.of(sites, training(dropout))
+
+
+def arbitrary(modules: ModuleMap, seed: int, dropout: float = 0.0) -> Configuration:
+    """Random methods, sizes, scales and places, several to a module."""
+    rng = random.Random(seed)
+    sites: dict[str, list[Part]] = {}
+    while not sites:
+        for site in modules.sites:
+            fitting = [method for method in METHODS.values() if method.fits(site)]
+            chosen = rng.sample(fitting, min(len(fitting), rng.choice((0, 0, 1, 1, 2, 3))))
+            # Layer-norm tuning trains a copy of the module itself, so it is the innermost part.
+            for method in sorted(chosen, key=lambda method: method.name != "layernorm"):
+                size = rng.choice(method.sizes(site)) if method.size else None
+                knobs = method.knobs(site, size)
+                if "scale" in knobs:
+                    knobs["scale"] = rng.choice((0.5, 1.0, 2.0, 4.0))
+                used = {part.method for part in sites.get(site.name, [])}
+                if not ({method.name} | used) >= {"lora", "dora"}:
+                    sites.setdefault(site.name, []).append(Part.of(method.name, knobs))
+    return Configuration.of(sites, training(dropout))
+
+
+def build(carrier: Carrier, configuration: Configuration, seed: int = 3) -> AdaptedModel:
+    return adapt(carrier, configuration, module_map(carrier.model), seed=seed)
+
+
+def rows(length: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask `[4, length]`, one row padded."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, 100, (4, length), generator=generator)
+    mask = torch.ones_like(ids)
+    ids[1, length // 2 :] = 0
+    mask[1, length // 2 :] = 0
+    return ids, mask
+
+
+def base_logits(carrier: Carrier, adapted: AdaptedModel) -> torch.Tensor:
+    """What the bare base gives, through the adapted model's own head."""
+    ids, mask = rows()
+    with torch.no_grad():
+        output = carrier.model(input_ids=ids, attention_mask=mask)
+        if adapted.head is None:
+            return output.logits
+        return adapted.classify(adapted.pool(output.last_hidden_state, mask))
+
+
+def loss_of(adapted: AdaptedModel) -> torch.Tensor:
+    ids, mask = rows()
+    logits = adapted(ids, mask)
+    return (logits.float() - torch.linspace(-1, 1, logits.shape[-1])).square().mean()
+
+
+def train_steps(adapted: AdaptedModel, steps: int = 3, rate: float = 1e-2, autocast: bool = False) -> None:
+    optimizer = torch.optim.AdamW(list(adapted.trained().values()), lr=rate, weight_decay=0.0)
+    adapted.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        # One context per step: inside one, autocast keeps the first cast of every weight.
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of(adapted)
+        loss.backward()
+        optimizer.step()
+    adapted.eval()
+
+
+def logits_of(adapted: AdaptedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return adapted(*rows())
+
+
+def run_script(script: str, *arguments: object) -> str:
+    """Run Python source in a fresh process and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,83 @@
+"""Latency relative to the bare base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from autopeft.cost.latency import overhead
+from autopeft.cost.step import StepTensors
+
+
+class Machine:
+    """A clock that moves only when a forward pass runs, by a cost that depends on the rows."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[tuple[str, int]] = []
+        self.load: Callable[[int], float] = lambda call: 1.0
+
+    def forward(self, name: str, cost: Callable[[int], float]) -> Callable[[Tensor, Tensor, Tensor | None], object]:
+        def run(ids: Tensor, mask: Tensor, types: Tensor | None) -> None:
+            assert mask.shape == ids.shape
+            assert types is None or types.shape == ids.shape
+            assert torch.is_inference_mode_enabled()
+            self.calls.append((name, ids.shape[0]))
+            self.now += cost(ids.shape[0]) * self.load(len(self.calls))
+
+        return run
+
+
+def _batch(rows: int = 16, *, types: bool = False) -> StepTensors:
+    ids = torch.zeros(rows, 8, dtype=torch.int64)
+    return StepTensors(ids, torch.ones_like(ids), torch.zeros_like(ids) if types else None, torch.zeros(rows))
+
+
+def test_the_worse_of_one_row_and_a_batch_counts() -> None:
+    machine = Machine()
+    base = machine.forward("base", lambda rows: 0.01 * rows)
+    # A fixed cost for each call weighs most on a single row.
+    adapted = machine.forward("adapted", lambda rows: 0.01 * rows + 0.005)
+    assert overhead(adapted, base, _batch(types=True), clock=lambda: machine.now) == pytest.approx(1.5)
+    heavy = machine.forward("adapted", lambda rows: 0.01 * rows * (2.0 if rows > 1 else 1.0))
+    assert overhead(heavy, base, _batch(), clock=lambda: machine.now) == pytest.approx(2.0)
+
+
+def test_at_least_five_turns_and_three_tenths_of_a_second() -> None:
+    machine = Machine()
+    slow = machine.forward("base", lambda rows: 1.0)
+    overhead(machine.forward("adapted", lambda rows: 1.0), slow, _batch(1), clock=lambda: machine.now)
+    assert machine.calls.count(("base", 1)) == machine.calls.count(("adapted", 1)) == 1 + 5
+    machine.calls.clear()
+    fast = machine.forward("base", lambda rows: 0.001)
+    overhead(machine.forward("adapted", lambda rows: 0.001), fast, _batch(1), clock=lambda: machine.now)
+    assert 1 + 150 <= machine.calls.count(("base", 1)) <= 1 + 151
+
+
+def test_a_burst_of_load_and_a_slow_first_pass_do_not_count() -> None:
+    machine = Machine()
+    machine.load = lambda call: 50.0 if call <= 2 or call == 7 else 1.0
+    base = machine.forward("base", lambda rows: 0.02)
+    adapted = machine.forward("adapted", lambda rows: 0.024)
+    assert overhead(adapted, base, _batch(1), clock=lambda: machine.now) == pytest.approx(1.2)
+
+
+def test_a_merged_adapter_costs_nothing_and_is_not_run() -> None:
+    machine = Machine()
+    run = machine.forward("adapted", lambda rows: 1.0)
+    assert overhead(run, run, _batch(), merged=True, clock=lambda: machine.now) == 1.0
+    assert machine.calls == []
+
+
+def test_real_layers_are_ranked() -> None:
+    torch.manual_seed(0)
+    small = torch.nn.Linear(8, 1024)
+    large = torch.nn.Sequential(small, *(torch.nn.Linear(1024, 1024) for _ in range(4)))
+
+    def through(model: torch.nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], object]:
+        return lambda ids, mask, types: model(ids.float())
+
+    assert overhead(through(large), through(small), _batch(), autocast_dtype=torch.bfloat16) > 1.5

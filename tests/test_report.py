@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import io
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_search import ExampleSearch, configuration
+from rich.console import Console
+
+from autopeft.cli.flags import parse_flags
+from autopeft.cli.parser import build_parser
+from autopeft.errors import RunFolderError
+from autopeft.journal import Journal, SearchLog, read_journal
+from autopeft.report import gather, report, summary
+from autopeft.report.charts import Axis
+from autopeft.report.command import command
+from autopeft.report.facts import Facts
+from autopeft.spec import Budget, SearchSpec, Task
+from autopeft.spec.parse import spec_to_dict
+
+VOID = {"meta", "br"}
+
+
+class Checked(HTMLParser):
+    """Notes tags, text and whatever would be fetched; fails on tags that do not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data + "\n"
+
+
+def page(folder: Path) -> Checked:
+    return Checked(Path(report(folder)).read_text(encoding="utf-8"))
+
+
+def shown(folder: Path, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(summary(folder))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def facts(folder: Path, running: bool = False) -> Facts:
+    return gather(SearchLog.fold(read_journal(folder)), running)
+
+
+def verdict(search: ExampleSearch, name: str, takes: str) -> Path:
+    """A search up to a verdict of this name."""
+    search.head()
+    lora, mix = search.explore()
+    search.add("finalists", baseline=lora, challenger=mix, seeds=[1, 2])
+    search.add("verdict", name=name, difference=0.0, low=-0.01, high=0.01, takes=takes, reason="so it is", seeds=[1, 2])
+    search.add("finished", status="found", result={})
+    search.journal.close()
+    return Path(search.journal.folder)
+
+
+def test_the_answer_comes_first_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    ExampleSearch(tmp_path / "run").whole()
+    found = page(tmp_path / "run")
+    assert found.fetched == []
+    assert not {"link", "img", "iframe"} & set(found.tags)
+    answer = "Take lora+bias: it is better than a tuned LoRA, with 72% fewer adapter parameters."
+    assert answer in found.text
+    assert found.text.index(answer) < found.text.index("Comparison")
+    for fact in (
+        "0.8850",
+        "0.8660 to 0.9040",
+        "0.8794",
+        "opened once, after the decision",
+        "20.7 k",
+        "300 MiB",
+        "limit 1.0 GiB",
+        "linear probe",
+        "0.8120",
+        "the loss became NaN at row 640",
+        "max_memory",
+        "3 duplicates of validation rows",
+        "the model's attention does not go through the interface",
+        "autopeft search --model models/minilm --data data/sst2",
+    ):
+        assert fact in found.text, fact
+    assert found.tags.count("svg") == 2
+
+
+def test_the_terminal_says_the_same_at_any_width(tmp_path: Path) -> None:
+    ExampleSearch(tmp_path / "run").whole()
+    for width in (60, 80, 140):
+        text = shown(tmp_path / "run", width)
+        assert max(len(line) for line in text.splitlines()) <= width
+        assert "Take lora+bias" in text.splitlines()[1]
+    wide = shown(tmp_path / "run", 140)
+    for fact in (
+        "> best of the space",
+        "0.8850",
+        "0.866-0.904",
+        "0.8794",
+        "tuned LoRA",
+        "linear probe",
+        "4 min 1 s of 30 min",
+    ):
+        assert fact in wide, fact
+    assert "6 completed, 1 failed, 1 stopped; not trained for breaking a limit: 1" in wide
+
+
+@pytest.mark.parametrize(
+    ("name", "takes", "sentence"),
+    [
+        (
+            "tie",
+            "challenger",
+            "Take lora+bias: no difference from a tuned LoRA was found, with 72% fewer adapter parameters.",
+        ),
+        ("tie", "baseline", "Take the tuned LoRA: no difference from lora+bias was found, which is not smaller."),
+        ("worse", "baseline", "Take the tuned LoRA: nothing in this space beat it, lora+bias is worse."),
+        ("unconfirmed", "challenger", "Take lora+bias for now: it scored higher, but that is not confirmed."),
+    ],
+)
+def test_every_verdict_is_a_plain_sentence(tmp_path: Path, name: str, takes: str, sentence: str) -> None:
+    folder = verdict(ExampleSearch(tmp_path / "run"), name, takes)
+    assert facts(folder).headline == sentence
+    assert next(contender for contender in facts(folder).contenders if contender.taken).label == (
+        "tuned LoRA" if takes == "baseline" else "best of the space"
+    )
+    assert sentence in page(folder).text
+
+
+def test_an_adapter_below_the_linear_probe_is_said_to_be(tmp_path: Path) -> None:
+    folder = verdict(ExampleSearch(tmp_path / "run"), "better", "challenger")
+    assert "Caution" not in facts(folder).detail
+    with Journal.resume(folder) as journal:
+        journal.append(
+            "probe", kind="heads", values={"scores": {"mean": 0.95}, "head": "mean", "score": 0.95}, seconds=1.0
+        )
+    assert "Caution: a linear probe on the frozen base scores 0.9500" in facts(folder).detail
+
+
+def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
+    hostile = "</title><script>alert(1)</script>\"'&[bold red]<img src=x onerror=alert(2)>"
+    search = ExampleSearch(tmp_path / "run", name=hostile)
+    search.head()
+    hash = search.configure(configuration("lora", 8), "baseline", 73_728)
+    trial = search.begin(hash, "baseline")
+    search.rung(trial, 0, 1000, 0.8)
+    search.end(trial, "failed", "error", hostile)
+    search.add("note", text=hostile)
+    search.add("rejected", hash="f", arm=hostile, index=0, values={}, constraint=hostile, value=2, limit=1)
+    search.journal.close()
+    found = page(tmp_path / "run")
+    assert found.tags.count("script") == 1
+    assert "img" not in found.tags
+    assert found.text.count("<script>alert(1)</script>") >= 4
+    assert "[bold red]" in shown(tmp_path / "run", 140)
+
+
+def test_a_search_can_be_looked_at_while_it_runs_and_after_it_died(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run")
+    assert "The search is running; no trial has reached a rung yet." in page(tmp_path / "run").text
+    search.head()
+    assert "The search is running" in shown(tmp_path / "run")
+    search.explore()
+    text = shown(tmp_path / "run", 140)
+    assert "the best so far is lora+bias with accuracy 0.8800 on validation, not confirmed" in text
+    search.journal.close()
+    assert "The search ended without a result" in shown(tmp_path / "run")
+    assert "It goes on with --resume." in page(tmp_path / "run").text
+    with Journal.resume(tmp_path / "run") as journal:
+        journal.append("interrupted", signal="SIGINT")
+        assert "The search was stopped" in shown(tmp_path / "run")
+        journal.append("resumed", records=1)
+        assert "The search is running" in shown(tmp_path / "run")
+
+
+def test_a_search_without_a_feasible_configuration_says_why(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run")
+    search.head()
+    search.add(
+        "finished", status="infeasible", result={"message": "the smallest needs 1,536 parameters", "winner": None}
+    )
+    search.journal.close()
+    text = shown(tmp_path / "run")
+    assert "No configuration fits the limits." in text
+    assert "the smallest needs 1,536 parameters" in text
+    page(tmp_path / "run")
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    for read in (report, summary):
+        with pytest.raises(RunFolderError, match="holds no run"):
+            read(tmp_path)
+
+
+def test_answer_generation_metrics_are_compared_by_likelihood_until_the_end(tmp_path: Path) -> None:
+    with Journal.create(tmp_path) as journal:
+        journal.append("search_started", schema=1, task={"metric": "exact_match"}, spec={}, model={"base_params": 1000})
+        made = configuration("lora", 8)
+        for purpose, metrics in (
+            ("explore", {"log_likelihood": -1.5}),
+            ("confirm", {"log_likelihood": -1.4, "exact_match": 0.4}),
+        ):
+            journal.append(
+                "configuration",
+                hash=made.hash,
+                configuration=made.to_dict(),
+                values={},
+                adapter_params=10,
+                arm="space",
+                predicted_bytes=None,
+            )
+            journal.append(
+                "trial_started", trial=purpose, hash=made.hash, arm="space", purpose=purpose, seed=1, index=0, slot=0
+            )
+            journal.append("rung", trial=purpose, rung=0, rows=100, metrics=metrics, loss=None, seconds=1.0)
+    found = facts(tmp_path)
+    assert found.contenders[0].validation == 0.4
+    assert found.progress == {"space": [(found.progress["space"][0][0], -1.5)]}
+    page(tmp_path)
+
+
+def test_the_share_of_the_budget_by_outcome_adds_up(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run").whole()
+    found = facts(tmp_path / "run")
+    busy = sum(trial.seconds for trial in SearchLog.fold(search.journal.records).trials.values())
+    assert sum(found.busy.values()) == pytest.approx(busy)
+    assert sum(found.arm_busy.values()) == pytest.approx(busy)
+    assert found.busy["confirming finalists"] == 120.0
+
+
+def test_progress_only_rises_and_starts_with_the_first_rung(tmp_path: Path) -> None:
+    ExampleSearch(tmp_path / "run").whole()
+    found = facts(tmp_path / "run")
+    for curve in found.progress.values():
+        assert [score for _, score in curve] == sorted(score for _, score in curve)
+        assert [used for used, _ in curve] == sorted(used for used, _ in curve)
+    assert [round(score, 2) for _, score in found.progress["space"]] == [0.81, 0.85, 0.88]
+
+
+SPECS = [
+    SearchSpec(Task(model="models/minilm", data="data/sst2")),
+    SearchSpec(
+        Task(
+            model="my models/it's",
+            data="data dir",
+            kind="sequence_classification",
+            text_columns=("a b", "c"),
+            label_column="label",
+            metric="f1",
+            max_length=64,
+            head="mean",
+            name="$(rm -rf x)",
+        ),
+        Budget(max_adapter_params=0.005, max_memory=2**31, max_time=300.0, max_trials=20, target="peft"),
+        space="lora-only",
+        strategy="random",
+        evidence="quick",
+        until="decided",
+        seed=3,
+        workers=2,
+        executor="inprocess",
+    ),
+    SearchSpec(Task(model="m", data="d"), Budget(max_adapter_params=100_000)),
+    SearchSpec(Task(model="m", data="d"), Budget(max_adapter_params=1.0, max_latency_overhead=1.1)),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_command_asks_for_the_same_search(spec: SearchSpec) -> None:
+    line = command(spec_to_dict(spec))
+    assert line is not None
+    words = shlex.split(line)
+    assert words[:2] == ["autopeft", "search"]
+    assert parse_flags(build_parser().parse_args(words[1:])) == spec
+
+
+def test_data_in_memory_has_no_command() -> None:
+    assert command(spec_to_dict(SearchSpec(Task(model="m", data=[1, 2])))) is None
+    assert command({}) is None
+
+
+@pytest.mark.parametrize(
+    ("axis", "ticks"),
+    [
+        (Axis(0.0, 10.0, 0, 100), [0, 2, 4, 6, 8, 10]),
+        (Axis(-1.5, -1.0, 0, 100), [-1.5, -1.4, -1.3, -1.2, -1.1, -1.0]),
+        (Axis(1e-4, 1e-2, 0, 100, log=True), [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2]),
+    ],
+)
+def test_axes_are_marked_at_round_values(axis: Axis, ticks: list[Any]) -> None:
+    assert axis.ticks() == pytest.approx(ticks)
+    assert axis.place(axis.low) == pytest.approx(0)
+    assert axis.place(axis.high) == pytest.approx(100)

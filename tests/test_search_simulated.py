@@ -1,0 +1,250 @@
+"""Whole searches on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from space_models import bert
+
+from autopeft import catalogue
+from autopeft.cost.time import StepCosts
+from autopeft.errors import AutopeftError, NothingFeasible
+from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
+from autopeft.journal import Journal, SearchLog, read_journal
+from autopeft.search.arms import Arm
+from autopeft.search.controller import Controller, Field, Rules
+from autopeft.search.division import Speed
+from autopeft.search.ledger import Ledger
+from autopeft.space import bind, resolve
+from autopeft.space.configuration import Configuration
+from autopeft.spec import Budget
+from autopeft.strategy import build
+from autopeft.testing.worlds import SyntheticWorld, by_method
+from autopeft.trial.workbench import speed_configuration
+
+HEADER = {
+    "schema": 1, "version": "0", "spec": {"budget": {}}, "fingerprint": {},
+    "task": {"kind": "sequence_classification", "metric": "accuracy", "notes": [], "rows": {}, "hashes": {}},
+    "model": {"id": "local:0", "base_params": 22_000_000}, "space": {}, "environment": {}, "procedure": {},
+}  # fmt: skip
+
+
+class Bench:
+    """A search over the real spaces and strategies in a synthetic world."""
+
+    def __init__(self, folder: Path, world: SyntheticWorld, budget: Budget, **options: object) -> None:
+        self.folder, self.world, self.budget = folder, world, budget
+        self.clock = VirtualClock()
+        self.space = str(options.get("space", "hybrid"))
+        self.strategy = str(options.get("strategy", "tpe-asha"))
+        self.evidence = str(options.get("evidence", "standard"))
+        self.until_decided = bool(options.get("until_decided", False))
+        self.slots = int(options.get("slots", 2))  # type: ignore[call-overload]
+        self.gate: Callable[[Configuration], tuple[bool, int | None]] = options.get("gate", lambda c: (True, None))  # type: ignore[assignment]
+
+    def field(self, head: str, speed: Speed) -> Field:
+        modules = bert()
+        values = catalogue.read("strategies", self.strategy)
+
+        def arm(name: str, space: str, seed: int) -> Arm:
+            bound = bind(
+                resolve(catalogue.read("spaces", space)), modules, kind="sequence_classification",
+                param_limit=self.budget.param_limit(modules.base_params),
+            )
+            strategy = build(values, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, seed), seed=seed)
+            skip = name == "space" and not bound.is_plain_lora
+            return Arm(
+                name, bound, strategy, modules, self.gate,  # type: ignore[arg-type]
+                memory_limit=self.budget.max_memory, skip_plain_lora=skip,
+            )
+
+        costs = StepCosts(modules)
+        costs.observe(speed_configuration(modules, "sequence_classification"), 1000, 1000 * speed.train)
+        return Field(modules, {"baseline": arm("baseline", "lora", 1), "space": arm("space", self.space, 0)}, costs)
+
+    def run(self, *, resume: bool = False, stop_after: int | None = None) -> SearchLog:
+        opener = Journal.resume if resume else Journal.create
+        with opener(self.folder, clock=self.clock) as journal:
+            ledger = Ledger(journal)
+            if not resume:
+                ledger.write("search_started", **HEADER)
+            rules = Rules(
+                self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, "hash", None, 0
+            )
+            controller = Controller(ledger, rules, self.field, slots=self.slots)
+            if stop_after is not None:
+                original, count = controller.on_event, [0]
+
+                def on_event(event: object) -> None:
+                    original(event)  # type: ignore[arg-type]
+                    count[0] += 1
+                    if count[0] >= stop_after:
+                        raise KeyboardInterrupt
+
+                controller.on_event = on_event  # type: ignore[method-assign,assignment]
+            SimulatedExecutor(self.slots, self.world, self.clock).run(
+                controller, SimpleNamespace(folder=str(self.folder))  # type: ignore[arg-type]
+            )
+            return ledger.log
+
+
+def explored(log: SearchLog, arm: str | None = None) -> list:
+    return [t for t in log.trials.values() if t.purpose == "explore" and arm in (None, t.arm)]
+
+
+def test_a_better_method_is_found_and_confirmed(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({"lora": 0.82, "parallel": 0.92}), rows=2000)
+    bench = Bench(tmp_path / "run", world, Budget(max_adapter_params=0.01, max_time=600.0))
+    log = bench.run()
+    assert log.verdict is not None
+    assert log.verdict["name"] == "better"
+    winner = log.configurations[log.finalists["challenger"]].configuration
+    assert "parallel" in {part["method"] for parts in winner["sites"].values() for part in parts}
+    assert set(log.tests) == {"baseline", "challenger"}
+    assert len(log.test_opened) == 1
+    assert log.used <= 600
+
+
+def test_lora_gets_its_share_of_the_exploration(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}))
+    log = Bench(tmp_path / "run", world, Budget(max_time=900.0)).run()
+    seconds = {arm: sum(t.seconds for t in explored(log, arm)) for arm in ("baseline", "space")}
+    assert 0.27 < seconds["baseline"] / sum(seconds.values()) < 0.45
+    assert not any(log.configurations[t.hash].configuration["sites"] and _plain(log, t.hash) for t in explored(log, "space"))
+
+
+def _plain(log: SearchLog, hash: str) -> bool:
+    return Configuration.from_dict(log.configurations[hash].configuration).plain_lora
+
+
+def test_finalists_run_with_fresh_seeds_on_all_rows(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}))
+    log = Bench(tmp_path / "run", world, Budget(max_time=900.0)).run()
+    confirm = [t for t in log.trials.values() if t.purpose == "confirm"]
+    assert {t.hash for t in confirm} == {log.finalists["baseline"], log.finalists["challenger"]}
+    assert len(confirm) == 2 * len(log.finalists["seeds"]) >= 4
+    assert not {t.seed for t in confirm} & {t.seed for t in explored(log)}
+
+
+def test_no_configuration_is_trained_twice(tmp_path: Path) -> None:
+    log = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_time=900.0)).run()
+    hashes = [t.hash for t in explored(log)]
+    assert len(hashes) == len(set(hashes)) > 10
+
+
+@pytest.mark.parametrize("strategy", ["random", "tpe", "tpe-asha", "hyperband"])
+def test_every_strategy_ends_in_time_with_a_verdict(tmp_path: Path, strategy: str) -> None:
+    bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_time=500.0), strategy=strategy)
+    log = bench.run()
+    assert log.verdict is not None
+    assert log.used <= 500
+    assert all(t.ended is not None for t in log.trials.values())
+
+
+def test_max_trials_is_kept(tmp_path: Path) -> None:
+    log = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_trials=7)).run()
+    assert len(explored(log)) == 7
+    assert log.verdict is not None
+
+
+def test_a_resumed_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}))
+    budget = Budget(max_time=600.0)
+    bench = Bench(tmp_path / "run", world, budget)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(stop_after=9)
+    before = SearchLog.fold(read_journal(tmp_path / "run"))
+    rungs = {(t.id, r.rung) for t in before.trials.values() for r in t.rungs}
+    assert rungs
+    done = len(world.jobs)
+    bench.run(resume=True)
+    again = {(job.trial, job.rung) for job in world.jobs[done:] if hasattr(job, "trial")}
+    assert not rungs & again
+    log = SearchLog.fold(read_journal(tmp_path / "run"))
+    assert log.verdict is not None
+    # Trials that were running when the driver died were taken up, not forgotten.
+    assert all(t.ended is not None for t in log.trials.values())
+
+
+def test_a_dying_worker_costs_one_rung(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), fate=lambda job, attempt: "dies" if attempt == 1 and job.trial == "t0002" else "ok")
+    log = Bench(tmp_path / "run", world, Budget(max_time=600.0)).run()
+    assert log.trials["t0002"].attempts >= 2
+    assert log.trials["t0002"].rungs
+    assert log.counts["failed"] == 0
+
+
+def test_a_trial_that_always_dies_is_given_up(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), fate=lambda job, attempt: "dies" if job.trial == "t0001" else "ok")
+    log = Bench(tmp_path / "run", world, Budget(max_time=600.0)).run()
+    assert log.trials["t0001"].status == "failed"
+    assert log.trials["t0001"].attempts == 3
+    assert log.verdict is not None
+
+
+def test_nan_and_oom_end_only_their_trial(tmp_path: Path) -> None:
+    def fate(job, attempt):  # type: ignore[no-untyped-def]
+        return {"t0000": "nan", "t0003": "oom"}.get(job.trial, "ok")
+
+    log = Bench(tmp_path / "run", SyntheticWorld(by_method({}), fate=fate), Budget(max_time=600.0)).run()
+    assert (log.trials["t0000"].status, log.trials["t0000"].reason) == ("failed", "nan")
+    assert (log.trials["t0003"].status, log.trials["t0003"].reason) == ("infeasible", "oom")
+    assert log.verdict is not None
+
+
+def test_when_everything_fails_the_cause_is_told(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), fate=lambda job, attempt: "nan")
+    with pytest.raises(AutopeftError, match="not finite"):
+        Bench(tmp_path / "run", world, Budget(max_trials=6)).run()
+
+
+def test_memory_limit_that_nothing_meets(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_memory=1000, max_trials=6),
+        gate=lambda configuration: (False, 5000),
+    )
+    with pytest.raises(NothingFeasible) as error:
+        bench.run()
+    assert error.value.smallest == {"max_memory": 5000}
+
+
+def test_memory_limit_refuses_before_training(tmp_path: Path) -> None:
+    def gate(configuration: Configuration) -> tuple[bool, int]:
+        return ("prefix" not in configuration.methods, 2000 if "prefix" in configuration.methods else 500)
+
+    bench = Bench(
+        tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_memory=1_000_000_000, max_time=600.0), gate=gate
+    )
+    log = bench.run()
+    refused = [r for r in log.rejected if r["constraint"] == "max_memory"]
+    assert refused
+    trained = [log.configurations[t.hash].configuration for t in log.trials.values()]
+    assert not any(p["method"] == "prefix" for c in trained for parts in c["sites"].values() for p in parts)
+
+
+def test_measured_memory_above_the_limit_is_infeasible(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_memory=50_000_000, max_trials=4))
+    with pytest.raises(AutopeftError):
+        bench.run()
+    log = SearchLog.fold(read_journal(tmp_path / "run"))
+    assert {t.status for t in log.trials.values()} == {"infeasible"}
+
+
+def test_until_decided_saves_seeds(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({"lora": 0.6, "parallel": 0.95}), rows=4000)
+    options = {"evidence": "strict", "until_decided": True}
+    log = Bench(tmp_path / "run", world, Budget(max_time=3000.0), **options).run()
+    assert log.verdict["name"] == "better"
+    assert log.verdict["seeds"] < len(log.finalists["seeds"])
+
+
+def test_the_lora_space_against_itself_is_no_news(tmp_path: Path) -> None:
+    names = []
+    for seed in range(4):
+        world = SyntheticWorld(by_method({"lora": 0.85}), rows=1000)
+        bench = Bench(tmp_path / f"run{seed}", world, Budget(max_time=400.0), space="lora")
+        names.append(bench.run().verdict["name"])
+    assert names.count("better") <= 1
