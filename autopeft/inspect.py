@@ -108,7 +108,7 @@ def _watch(model: nn.Module, architecture: str) -> list[_Event]:
         batch, heads, length, _ = query.shape
         return torch.empty(batch, length, heads, value.shape[3], device="meta", dtype=value.dtype), None
 
-    class Softmax(TorchDispatchMode):  # type: ignore[misc]  # torch has no types here
+    class Softmax(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func in SOFTMAX and running:
                 events.append(_Event("attention", running[-1]))

@@ -2,8 +2,8 @@
 
     python benchmarks/full_finetuning.py --model MODEL --data FOLDER --name sst2 [--kind causal_lm --prompt-column ...]
 
-Every weight is trained (float32 weights, autocast), with the head, batches, schedule and metrics of the search. Each rate
-runs once; the best by validation runs with two more seeds. One JSON line per run is appended to
+Every weight is trained (float32 weights, autocast), with the head, batches, schedule and metrics of the search. Each
+rate runs once; the best by validation runs with two more seeds. One JSON line per run is appended to
 ``results/full_finetuning.jsonl``; runs that are there already are not repeated.
 """
 
@@ -126,7 +126,14 @@ def main() -> None:
             return
         batch = 8 if raw.kind == "causal_lm" else 16
         result = train(setup, base, data, rate=rate, seed=seed, epochs=arguments.epochs, batch=batch)
-        row = {"name": arguments.name, "metric": raw.metric, "rate": rate, "seed": seed, "epochs": arguments.epochs, **result}
+        row = {
+            "name": arguments.name,
+            "metric": raw.metric,
+            "rate": rate,
+            "seed": seed,
+            "epochs": arguments.epochs,
+            **result,
+        }
         mine[rate, seed] = row
         RESULTS.parent.mkdir(exist_ok=True)
         with RESULTS.open("a") as file:
@@ -140,7 +147,8 @@ def main() -> None:
         run(best, seed)
     runs = [mine[best, seed] for seed in SEEDS[: arguments.seeds]]
     mean = {split: sum(r[split] for r in runs) / len(runs) for split in ("validation", "test")}
-    print(f"{arguments.name}: rate {best:g}, validation {mean['validation']:.4f}, test {mean['test']:.4f} over {len(runs)} seeds")
+    scores = ", ".join(f"{split} {value:.4f}" for split, value in mean.items())
+    print(f"{arguments.name}: rate {best:g}, {scores} over {len(runs)} seeds")
 
 
 if __name__ == "__main__":

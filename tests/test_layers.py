@@ -22,9 +22,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("compose", "hybrid"),
     ("cost",),
     ("trial",),
-    ("executors", "tracking"),
+    ("executors", "tracking", "report"),
     ("search",),
-    ("report", "export", "doctor"),
+    ("export", "doctor"),
     ("cli", "service", "client"),
     ("testing",),
 )

@@ -51,14 +51,21 @@ class Bench:
 
         def arm(name: str, space: str, seed: int) -> Arm:
             bound = bind(
-                resolve(catalogue.read("spaces", space)), modules, kind="sequence_classification",
+                resolve(catalogue.read("spaces", space)),
+                modules,
+                kind="sequence_classification",
                 param_limit=self.budget.param_limit(modules.base_params),
             )
             strategy = build(values, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, seed), seed=seed)
             skip = name == "space" and not bound.is_plain_lora
             return Arm(
-                name, bound, strategy, modules, self.gate,  # type: ignore[arg-type]
-                memory_limit=self.budget.max_memory, skip_plain_lora=skip,
+                name,
+                bound,
+                strategy,
+                modules,
+                self.gate,  # type: ignore[arg-type]
+                memory_limit=self.budget.max_memory,
+                skip_plain_lora=skip,
             )
 
         costs = StepCosts(modules)
@@ -86,7 +93,8 @@ class Bench:
 
                 controller.on_event = on_event  # type: ignore[method-assign,assignment]
             SimulatedExecutor(self.slots, self.world, self.clock).run(
-                controller, SimpleNamespace(folder=str(self.folder))  # type: ignore[arg-type]
+                controller,
+                SimpleNamespace(folder=str(self.folder)),  # type: ignore[arg-type]
             )
             return ledger.log
 
@@ -113,7 +121,9 @@ def test_lora_gets_its_share_of_the_exploration(tmp_path: Path) -> None:
     log = Bench(tmp_path / "run", world, Budget(max_time=900.0)).run()
     seconds = {arm: sum(t.seconds for t in explored(log, arm)) for arm in ("baseline", "space")}
     assert 0.27 < seconds["baseline"] / sum(seconds.values()) < 0.45
-    assert not any(log.configurations[t.hash].configuration["sites"] and _plain(log, t.hash) for t in explored(log, "space"))
+    assert not any(
+        log.configurations[t.hash].configuration["sites"] and _plain(log, t.hash) for t in explored(log, "space")
+    )
 
 
 def _plain(log: SearchLog, hash: str) -> bool:
@@ -170,7 +180,9 @@ def test_a_resumed_search_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_dying_worker_costs_one_rung(tmp_path: Path) -> None:
-    world = SyntheticWorld(by_method({}), fate=lambda job, attempt: "dies" if attempt == 1 and job.trial == "t0002" else "ok")
+    world = SyntheticWorld(
+        by_method({}), fate=lambda job, attempt: "dies" if attempt == 1 and job.trial == "t0002" else "ok"
+    )
     log = Bench(tmp_path / "run", world, Budget(max_time=600.0)).run()
     assert log.trials["t0002"].attempts >= 2
     assert log.trials["t0002"].rungs
@@ -203,7 +215,9 @@ def test_when_everything_fails_the_cause_is_told(tmp_path: Path) -> None:
 
 def test_memory_limit_that_nothing_meets(tmp_path: Path) -> None:
     bench = Bench(
-        tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_memory=1000, max_trials=6),
+        tmp_path / "run",
+        SyntheticWorld(by_method({})),
+        Budget(max_memory=1000, max_trials=6),
         gate=lambda configuration: (False, 5000),
     )
     with pytest.raises(NothingFeasible) as error:

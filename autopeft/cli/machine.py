@@ -50,9 +50,11 @@ def ui(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
     uri = args.tracking_uri or _stored_uri(args.folder)
     if not port_free(args.port):
         raise InputError.one("--port", args.port, "must be a free port between 1 and 65535", "Give another --port.")
-    from autopeft.tracking import serve_ui
+    from autopeft.tracking import page_address, serve_ui
 
-    print(f"http://127.0.0.1:{args.port}   (stop with Ctrl-C)", file=stdout, flush=True)
+    server = f"http://127.0.0.1:{args.port}"
+    page = server if args.folder is None else page_address(args.folder, server)
+    print(f"{page}   (stop with Ctrl-C)", file=stdout, flush=True)
     # The server lives in a process group of its own: a supervisor's TERM must end it as Ctrl-C does, not orphan it.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

@@ -29,7 +29,7 @@ HEAD_STD = 0.02
 register()
 
 
-class AdaptedModel(nn.Module):  # type: ignore[misc]  # torch has no types here
+class AdaptedModel(nn.Module):
     """A frozen base with trainable parts and a trainable head. Made by `adapt`; final.
 
     Attributes:

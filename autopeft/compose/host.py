@@ -55,7 +55,7 @@ HYBRID = _TypeName("AUTOPEFT_HYBRID")
 
 
 @dataclass
-class HybridConfig(PeftConfig):  # type: ignore[misc]  # peft has no types here
+class HybridConfig(PeftConfig):
     """The config of a hybrid adapter: which parts sit where.
 
     Attributes:
@@ -86,7 +86,7 @@ class HybridConfig(PeftConfig):  # type: ignore[misc]  # peft has no types here
             )
 
 
-class HostedLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # torch has no types here
+class HostedLayer(nn.Module, BaseTunerLayer):
     """A frozen module with one own part per adapter around it, all of one kind.
 
     Args:
@@ -152,7 +152,7 @@ class HostedLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # torch has
         raise NotImplementedError("a merged hybrid part cannot be taken out again: build the model anew")
 
 
-class HybridModel(BaseTuner):  # type: ignore[misc]  # peft has no types here
+class HybridModel(BaseTuner):
     """The tuner behind `HybridConfig`."""
 
     prefix = "autopeft_"

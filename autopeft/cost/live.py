@@ -37,7 +37,7 @@ class Peak:
     end: int
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[misc]
+class LiveBytes(TorchDispatchMode):
     """Counts the storages that live while the mode is active, each exactly once.
 
     A storage counts from the operation that makes it until its last owner lets go, whoever that is: a Python variable,

@@ -1,8 +1,8 @@
 """How jobs meet workers.
 
 A controller is passive: it is asked what a free slot should do, and told what happened. An executor owns the workers
-and the waiting. The life of a run: `Executor.run` starts the workers, asks `Controller.next` for every free slot, passes
-every event to `Controller.on_event`, and returns when every slot has been answered `Done`.
+and the waiting. The life of a run: `Executor.run` starts the workers, asks `Controller.next` for every free slot,
+passes every event to `Controller.on_event`, and returns when every slot has been answered `Done`.
 """
 
 from __future__ import annotations

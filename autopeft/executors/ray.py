@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -89,6 +90,7 @@ def connect(address: str | None, workers: int) -> None:
         ray.init(num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)
         return
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
     except (ConnectionError, RayError, OSError, ValueError, RuntimeError) as error:
         raise InputError.one(
@@ -97,6 +99,15 @@ def connect(address: str | None, workers: int) -> None:
             f"no Ray cluster answers there ({error})",
             "Start one with `ray start --head`, or leave the option out to run on this machine.",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself tries for minutes and then ends the process."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator:
+        return  # "auto" and "local" name no port.
+    with socket.create_connection((host, int(port)), timeout=5.0):
+        pass
 
 
 class RayExecutor(PoolExecutor):

@@ -222,6 +222,9 @@ class SearchLog:
                 self.interrupted = str(data.get("signal"))
             case "resumed":
                 self.sessions, self.interrupted, self.finished = self.sessions + 1, None, None
+                if data.get("reopened"):
+                    # More budget opens a new generation: it explores on, and names its own finalists.
+                    self.finalists, self.verdict, self.tests = None, None, {}
             case "finished":
                 self.finished = data
             case _:

@@ -16,7 +16,7 @@ Slot = Literal["attention", "block", "extra", "prefix"]
 Knobs = Mapping[str, Any]
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Sizes that are tried for ranks and bottlenecks: at most a third apart, so a budget can be met within a few per cent."""
+"""Sizes that are tried for ranks and bottlenecks: neighbours are alike, so that budgets can be met."""
 
 
 class SiteShape(Protocol):
@@ -77,7 +77,7 @@ class Method:
         mergeable: Whether the trained part can be folded into the base weights exactly.
         targets: What can load an adapter made of this method alone: any of ``peft``, ``merged``, ``vllm``.
         identity: Whether the adapted model equals the base before training.
-        stock: `knobs -> (peft type, keyword arguments of its config)` for a method that peft ships; None for own layers.
+        stock: `knobs -> (peft type, keyword arguments of its config)` for a method of peft; None for own layers.
         layer: The key of an own layer in `autopeft.compose.layers`; None for stock methods.
         needs_attention_interface: Works only where the model calls attention through transformers' interface.
         base: ``shared`` when the layer only adds to the base module's own output; ``own`` otherwise.

@@ -7,7 +7,10 @@ from autopeft.methods.base import Method, Paper, Rate
 LAYERNORM = Method(
     name="layernorm",
     family="selective",
-    paper=Paper("Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning", "https://arxiv.org/abs/2312.11420"),
+    paper=Paper(
+        "Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning",
+        "https://arxiv.org/abs/2312.11420",
+    ),
     roles=frozenset({"norm"}),
     slots=("extra",),
     rate=Rate(3e-4, 4e-3, 2e-2),

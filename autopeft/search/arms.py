@@ -75,7 +75,7 @@ class Arm:
 
     def views(self, log: SearchLog) -> list[TrialView]:
         """The arm as its strategy sees it, refused proposals included."""
-        metric = rung_metric(log)
+        metric = log.rung_metric
         seen = [view(trial, log, metric) for trial in self.trials(log)]
         for refusal in log.rejected:
             if refusal["arm"] == self.name and refusal["constraint"] == "max_memory":
@@ -118,7 +118,7 @@ class Arm:
 
     def judge(self, trial: TrialLog, log: SearchLog, rungs: int) -> Decision:
         """What becomes of a trial after its latest rung."""
-        metric = rung_metric(log)
+        metric = log.rung_metric
         return self.strategy.halving.judge(view(trial, log, metric), self.views(log), rungs)
 
     def promote(self, log: SearchLog, rungs: int) -> str | None:
@@ -138,15 +138,13 @@ class Arm:
         return max(used, default=-1) + 1
 
 
-def rung_metric(log: SearchLog) -> str:
-    """What rungs are compared by: answers are generated for finalists only, so exact match cannot be."""
-    return "log_likelihood" if log.metric == "exact_match" else log.metric
-
-
 def view(trial: TrialLog, log: SearchLog, metric: str) -> TrialView:
     """A journalled trial as a strategy sees it."""
     scores = tuple(rung.metrics[metric] for rung in trial.rungs)
     status = {"cancelled": "failed"}.get(trial.status, trial.status)
     values = log.configurations[trial.hash].values
     violation = 1.0 if trial.status == "infeasible" else 0.0
+    limit = log.header.get("spec", {}).get("budget", {}).get("max_memory")
+    if trial.reason == "max_memory" and limit and trial.peak_bytes:
+        violation = trial.peak_bytes / limit - 1.0
     return TrialView(trial.id, trial.index, values, scores, status, violation)

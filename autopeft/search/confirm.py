@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval
 from autopeft.journal import TrialLog
-from autopeft.search.arms import rung_metric
 from autopeft.search.division import MIN_RUNG_ROWS, Division
 from autopeft.search.ledger import Ledger
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.trial.checkpoint import read_arrays
 
-ROLES: dict[ArmName, str] = {"baseline": "baseline", "space": "challenger"}
+Role = Literal["baseline", "challenger"]
+ROLES: dict[ArmName, Role] = {"baseline": "baseline", "space": "challenger"}
 """Arm -> what its finalist is called."""
+ARMS: dict[Role, ArmName] = {role: arm for arm, role in ROLES.items()}
 
 
 class Finals:
@@ -34,11 +35,11 @@ class Finals:
         self._division = division
         self._arms = arms
 
-    def candidates(self) -> dict[str, TrialLog]:
+    def candidates(self) -> dict[Role, TrialLog]:
         """Role -> the arm's best trial: the best score among those that went furthest."""
         log = self._ledger.log
-        metric = rung_metric(log)
-        found: dict[str, TrialLog] = {}
+        metric = log.rung_metric
+        found: dict[Role, TrialLog] = {}
         for arm in self._arms:
             trials = [
                 trial
@@ -91,14 +92,15 @@ class Finals:
         for seed in named["seeds"]:
             for arm, role in ROLES.items():
                 hash = named.get(role)
-                if hash and not any(trial.arm == arm and trial.seed == seed for trial in self._runs()):
+                if hash and not any((t.arm, t.hash, t.seed) == (arm, hash, seed) for t in self._runs()):
                     yield arm, hash, seed
 
-    def runs(self, role: str) -> list[TrialLog]:
+    def runs(self, role: Role) -> list[TrialLog]:
         """The completed runs of a finalist with fresh seeds."""
-        return [t for t in self._runs() if ROLES.get(t.arm) == role and t.status == "completed"]  # type: ignore[call-overload]
+        hash, arm = self._named().get(role), ARMS[role]
+        return [t for t in self._runs() if (t.arm, t.hash, t.status) == (arm, hash, "completed")]
 
-    def evidence(self, role: str) -> list[TrialLog]:
+    def evidence(self, role: Role) -> list[TrialLog]:
         """What is known of a finalist: its runs with fresh seeds, or else its exploration."""
         runs = self.runs(role)
         if runs or self._named().get(role) is None:
@@ -131,7 +133,7 @@ class Finals:
             seeds=seeds,
         )
 
-    def best_runs(self) -> dict[str, TrialLog]:
+    def best_runs(self) -> dict[Role, TrialLog]:
         """Role -> the run whose weights stand for it: the best seed by validation, a rule fixed beforehand."""
         if self._ledger.log.finalists is None:
             return {}
@@ -148,7 +150,7 @@ class Finals:
         verdict = self._ledger.log.verdict
         if verdict is None:
             raise ValueError("there is no verdict yet")
-        return self.best_runs()[str(verdict["takes"])]
+        return self.best_runs()["challenger" if verdict["takes"] == "challenger" else "baseline"]
 
     def _compare(self) -> tuple[Verdict, int]:
         log = self._ledger.log
@@ -164,7 +166,7 @@ class Finals:
             outputs["baseline"][0]["label" if "label" in outputs["baseline"][0] else "log_likelihood"]
         ):
             better = max(
-                present, key=lambda role: np.mean([run.rungs[-1].metrics[rung_metric(log)] for run in runs[role]])
+                present, key=lambda role: np.mean([run.rungs[-1].metrics[log.rung_metric] for run in runs[role]])
             )
             reason = (
                 "the finalists were not evaluated on the same rows: no time was left to train both with fresh seeds"
@@ -186,7 +188,7 @@ class Finals:
         log = self._ledger.log
         if any(self.runs(role) for role in ROLES.values()):
             return log.metric
-        return rung_metric(log)
+        return log.rung_metric
 
     def _named(self) -> dict[str, Any]:
         return self._ledger.log.finalists or {"seeds": []}

@@ -264,10 +264,25 @@ class Controller:
                 job = self._start(arm, slot)
                 if job is not None:
                     return job
+            paused = self._best_paused()
+            if paused is not None:
+                return self._continue(paused)
         if self.running:
             return Wait()
         self._close_exploration()
         return self._next(slot)
+
+    def _best_paused(self) -> TrialLog | None:
+        """Nothing new can start: the best paused trial of an arm in which none was trained in full yet."""
+        log, full = self.ledger.log, len(self.division.rungs)
+        for arm in self.field.arms.values():
+            trials = arm.trials(log)
+            if any(len(t.rungs) == full or t.id in self._busy() for t in trials):
+                continue
+            paused = [t for t in trials if t.status == "paused" and self._fits(t)]
+            if paused:
+                return max(paused, key=lambda t: (len(t.rungs), t.rungs[-1].metrics[log.rung_metric]))
+        return None
 
     def _explore_over(self) -> bool:
         until = self.division.explore_until
@@ -489,7 +504,7 @@ class Controller:
     def _test_folders(self) -> dict[str, str]:
         """Adapter folder of every name that is tested."""
         finals = Finals(self.ledger, self.division, tuple(self.field.arms))
-        folders = {name: run.rungs[-1].adapter for name, run in finals.best_runs().items()}
+        folders: dict[str, str | None] = {role: run.rungs[-1].adapter for role, run in finals.best_runs().items()}
         if self.rules.incumbent is not None and self.ledger.log.probes.get("incumbent", {}).get("metrics"):
             folders["incumbent"] = self.rules.incumbent
         return {name: folder for name, folder in folders.items() if folder is not None}

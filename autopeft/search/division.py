@@ -17,6 +17,8 @@ FINALIST_SEEDS = (900_001, 900_002, 900_003, 900_004, 900_005)
 MAX_EPOCHS = 6.0
 MIN_RUNG_ROWS = 256
 DEFAULT_TRIALS = 24
+FINISH_SECONDS = 10.0
+"""What saving, the report, MLflow and the end of the process take after the last job."""
 WARMUP_SHARE, COOLDOWN_SHARE = 0.06, 0.3
 
 
@@ -175,7 +177,7 @@ def extend(division: Division, budget: Budget, *, used: float, started: float, w
 
 def _seconds(budget: Budget, used: float, workers: int) -> float | None:
     """Wall seconds left, by the tighter of the limits on time and on busy seconds; None without either."""
-    left = [] if budget.max_time is None else [budget.max_time - used]
+    left = [] if budget.max_time is None else [budget.max_time - used - FINISH_SECONDS]
     if budget.max_compute is not None:
         left.append(budget.max_compute / workers)
     return max(1.0, min(left)) if left else None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from autopeft import catalogue
-from autopeft.compose.base import SharedBase, load_base, load_tokenizer, meta_carrier
+from autopeft.compose.base import Attention, DType, SharedBase, load_base, load_tokenizer, meta_carrier
 from autopeft.compose.identity import BaseIdentity
 from autopeft.cost.memory import MemoryGate, MemoryModel
 from autopeft.cost.time import StepCosts
@@ -45,7 +45,7 @@ LONG_ROWS = 256
 LIMIT_FIELDS = ("max_adapter_params", "max_memory", "max_adapter_size", "max_latency_overhead", "target")
 
 
-def precision_here(gpu: bool) -> str:
+def precision_here(gpu: bool) -> DType:
     """The dtype of the frozen base: bfloat16 where the machine computes in it, else float32."""
     if gpu:
         return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
@@ -82,8 +82,8 @@ class Prepared:
     baseline: SpaceValues
     strategy: Mapping[str, Any]
     heads: tuple[str, ...]
-    precision: str
-    attention: str
+    precision: DType
+    attention: Attention
     notes: tuple[str, ...]
 
     @property
@@ -186,7 +186,7 @@ class Prepared:
             metric=self.raw.metric,
             labels=self.labels,
             folder=str(folder.resolve()),
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=self.precision,
             attention=self.attention,
             max_latency_overhead=self.spec.budget.max_latency_overhead,
             tokenizer=self.tokenizer if lm else None,
@@ -268,11 +268,11 @@ def prepare(spec: SearchSpec) -> Prepared:
         raise InputError(problems)
     gpu = bool(spec.gpus_per_trial) or (spec.gpus_per_trial is None and torch.cuda.is_available())
     precision = precision_here(gpu)
-    base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)  # type: ignore[arg-type]
+    base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
     data, encoding_notes = encode(
         raw, tokenizer, max_length=spec.task.max_length, model_max=model_positions(base.config)
     )
-    attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
+    attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
     prepared = Prepared(
         spec=spec,
         raw=raw,

@@ -12,11 +12,11 @@ from typing import Any
 
 from autopeft.compose.store import describe
 from autopeft.journal import SearchLog
-from autopeft.search.arms import rung_metric
-from autopeft.search.confirm import Finals
+from autopeft.search.confirm import Finals, Role
 from autopeft.search.division import Division
 from autopeft.search.ledger import Ledger
 from autopeft.spec import Budget
+from autopeft.strategy.jobs import Arm
 
 SCHEMA = 1
 EXIT_CODES = {"found": 0, "infeasible": 3, "cancelled": 4, "failed": 1}
@@ -92,8 +92,8 @@ def build_result(
         smallest: For an infeasible search, the smallest limits that would do.
     """
     log = ledger.log
-    arms = ("baseline", "space")
-    blocks: dict[str, Any] = {"baseline": None, "challenger": None}
+    arms: tuple[Arm, ...] = ("baseline", "space")
+    blocks: dict[Role, Any] = {"baseline": None, "challenger": None}
     takes = None
     if log.plan:
         finals = Finals(ledger, Division.from_dict(log.plan), arms)
@@ -153,23 +153,23 @@ def _verdict(log: SearchLog) -> dict[str, Any] | None:
     return {name: log.verdict[name] for name in ("name", "difference", "low", "high", "takes", "reason", "seeds")}
 
 
-def _taken(log: SearchLog, finals: Finals) -> str | None:
+def _taken(log: SearchLog, finals: Finals) -> Role | None:
     """The role that is returned: the verdict's, or before one the better of what was seen."""
     if log.verdict is not None:
-        return str(log.verdict["takes"])
-    metric = rung_metric(log)
+        return "challenger" if log.verdict["takes"] == "challenger" else "baseline"
+    metric = log.rung_metric
     seen = finals.candidates()
     if not seen:
         return None
     return max(seen, key=lambda role: (seen[role].rungs[-1].rung, seen[role].rungs[-1].metrics[metric]))
 
 
-def _block(role: str, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
+def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
     log = ledger.log
     runs = finals.evidence(role) if log.finalists else [t for r, t in finals.candidates().items() if r == role]
     if not runs:
         return None
-    metric = log.metric if finals.runs(role) else rung_metric(log)
+    metric = log.metric if finals.runs(role) else log.rung_metric
     best = finals.best_runs().get(role, runs[0])
     known = log.configurations[best.hash]
     adapter = best.rungs[-1].adapter
@@ -225,14 +225,14 @@ def _reference(log: SearchLog) -> dict[str, Any] | None:
 
 def pareto(log: SearchLog) -> list[dict[str, Any]]:
     """Configurations that no other beats in both score and adapter parameters, among those that went furthest."""
-    metric = rung_metric(log)
+    metric = log.rung_metric
     reached = [t for t in log.trials.values() if t.rungs and t.status not in ("failed", "infeasible")]
     top = max((t.rungs[-1].rung for t in reached), default=-1)
     scores: dict[str, list[float]] = {}
     for trial in reached:
         if trial.rungs[-1].rung == top:
             scores.setdefault(trial.hash, []).append(trial.rungs[-1].metrics[metric])
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "hash": hash,
             "adapter_params": log.configurations[hash].adapter_params,
@@ -241,10 +241,10 @@ def pareto(log: SearchLog) -> list[dict[str, Any]]:
         }
         for hash, values in scores.items()
     ]
-    points.sort(key=lambda point: (point["adapter_params"], -float(point["score"])))
+    points.sort(key=lambda point: (point["adapter_params"], -point["score"]))
     front: list[dict[str, Any]] = []
     for point in points:
-        if not front or float(point["score"]) > float(front[-1]["score"]):
+        if not front or point["score"] > front[-1]["score"]:
             front.append(point)
     return front
 

@@ -105,16 +105,16 @@ class _Session:
     """One process's stretch of a search."""
 
     def __init__(self, prepared: Prepared, journal: Journal, notify: Listener) -> None:
-        from autopeft.tracking import Tracker
+        from autopeft.tracking import Tracker, tracking_uri
 
         self._prepared, self._spec = prepared, prepared.spec
         self._folder = Path(journal.folder)
         self._notify = notify
         self._environment = environment()
         self._controller: Controller | None = None
-        uri = self._spec.tracking_uri or default_tracking(self._folder)
+        uri = tracking_uri(self._spec.tracking_uri, self._folder)
         name = self._spec.task.name or prepared.raw.source
-        self._tracker = None if uri == "none" else Tracker(uri, f"autopeft/{name}", self._folder.name, self._folder)
+        self._tracker = None if uri is None else Tracker(uri, f"autopeft/{name}", self._folder.name, self._folder)
         offer = () if self._tracker is None else (self._tracker.offer,)
         self._ledger = Ledger(journal, (*offer, self._tell))
         self._started = bool(journal.records)
@@ -132,7 +132,9 @@ class _Session:
                 "search_started", schema=1, version=__version__, **self._prepared.header(self._environment)
             )
             self._ledger.write("modules", map=self._prepared.modules(self._prepared.heads[0]).to_dict())
-        status, message, smallest, fault = "found", None, None, None
+        status, message = "found", None
+        smallest: dict[str, float] | None = None
+        fault: AutopeftError | None = None
         try:
             with terminating():
                 self._search()
@@ -232,11 +234,6 @@ class _Session:
 def limits(budget: Budget) -> dict[str, Any]:
     """The budget as plain values."""
     return {name: getattr(budget, name) for name in budget.__dataclass_fields__}
-
-
-def default_tracking(folder: Path) -> str:
-    """The MLflow store beside the run folder, shared by its neighbours."""
-    return f"sqlite:///{(folder.resolve().parent / 'mlflow.db').as_posix()}"
 
 
 def check_fingerprint(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.journal import SearchLog, TrialLog
-from autopeft.search.arms import rung_metric
 from autopeft.search.controller import Controller
 from autopeft.search.events import Snapshot
 from autopeft.strategy.jobs import Train
@@ -39,7 +38,7 @@ def snapshot(controller: Controller) -> Snapshot:
 
 
 def _running(controller: Controller) -> list[Mapping[str, Any]]:
-    log, metric = controller.ledger.log, rung_metric(controller.ledger.log)
+    log, metric = controller.ledger.log, controller.ledger.log.rung_metric
     rows: list[Mapping[str, Any]] = []
     for slot, job in sorted(controller.running.items()):
         if not isinstance(job, Train):
@@ -77,7 +76,7 @@ def describe(trial: TrialLog, log: SearchLog) -> dict[str, Any]:
         "trial": trial.id,
         "methods": methods,
         "params": configuration.adapter_params,
-        "score": trial.score(rung_metric(log)),
+        "score": trial.score(log.rung_metric),
         "rung": trial.rungs[-1].rung if trial.rungs else None,
     }
 
@@ -88,5 +87,5 @@ def _stop_now(log: SearchLog, best: Mapping[str, Any] | None, baseline: Mapping[
     chosen = max((b for b in (best, baseline) if b), key=lambda b: (b["rung"], b["score"]), default=None)
     if chosen is None:
         return "nothing yet"
-    methods, metric = "+".join(chosen["methods"]), rung_metric(log)
+    methods, metric = "+".join(chosen["methods"]), log.rung_metric
     return f"{methods}, {chosen['params']:,} parameters, {metric} {chosen['score']:.4f}, unconfirmed"

@@ -15,8 +15,8 @@ class Budget:
     """Hard limits; None is no limit.
 
     Attributes:
-        max_adapter_params: Adapter parameters: a count (int), or a share of the base model's parameters (float in (0, 1]).
-            The head is not counted.
+        max_adapter_params: Adapter parameters: a count (int), or a share of the base model's parameters (float in
+            (0, 1]). The head is not counted.
         max_memory: Live tensor bytes while one configuration trains, base included, at the longest batch.
         max_time: Wall-clock seconds from process start to the saved result.
         max_compute: Busy seconds summed over all workers.
@@ -42,7 +42,7 @@ class Budget:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Budget:
-        """A budget from plain values, units allowed (``"1%"``, ``"2GiB"``, ``"5m"``); `InputError` names what is wrong."""
+        """A budget from plain values with units (``"1%"``, ``"2GiB"``, ``"5m"``); `InputError` names what is wrong."""
         from autopeft.spec.parse import parse_budget
 
         return parse_budget(values)

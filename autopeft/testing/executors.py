@@ -133,7 +133,9 @@ class ExecutorContract:
 
     def test_what_a_configuration_breaks_breaks_nothing_else(self, setup: WorkSetup) -> None:
         """Its outcome says so; the next job runs."""
-        broken = Configuration.of({"no.such.module": [Part.of("lora", {"r": 2, "scale": 1.0})]}, Training((("lora", 1e-3),), 1e-3, 16))
+        broken = Configuration.of(
+            {"no.such.module": [Part.of("lora", {"r": 2, "scale": 1.0})]}, Training((("lora", 1e-3),), 1e-3, 16)
+        )
         bad = Train("bad", broken, 1, 0, 32, 16, 0, 0, "trials/bad", "mean")
         script = Script([bad, lora_job(setup, "good", rows=32)])
         self.executor().run(script, setup)

@@ -101,7 +101,8 @@ class SyntheticWorld:
         # Hard rows are hard for everybody, as in life: errors of two models overlap.
         hardness = np.random.default_rng(11).random(self.rows)
         luck = np.random.default_rng(seed).random(self.rows)
-        wrong = 0.7 * hardness + 0.3 * luck
-        wrong = wrong >= np.quantile(wrong, accuracy)
+        trouble = 0.7 * hardness + 0.3 * luck
+        wrong = trouble >= np.quantile(trouble, accuracy)
         prediction = np.where(wrong, 1 - labels, labels)
-        return {"label": labels, "prediction": prediction, "log_likelihood": np.where(wrong, -1.5, -0.2).astype(np.float32)}
+        likelihood = np.where(wrong, -1.5, -0.2).astype(np.float32)
+        return {"label": labels, "prediction": prediction, "log_likelihood": likelihood}

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from autopeft.compose.adapt import AdaptedModel
+from autopeft.cost.step import answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, Batch, EncodedSplit
 from autopeft.trial.setup import WorkSetup
 
-EVALUATION_ROWS = 64
+EVALUATION_ROWS = 32
 LOGIT_POSITIONS = 2048
 """Positions per batch for language models, whose logits are as wide as the vocabulary."""
 
 
-def autocast(setup: WorkSetup, device: torch.device) -> AbstractContextManager[object]:
+def autocast(setup: WorkSetup, device: torch.device) -> Any:
     """Mixed precision as in training: float32 adapters over a bfloat16 base."""
     if setup.precision == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -56,7 +59,7 @@ def _batches(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Bat
 
 @torch.inference_mode()
 def outputs(
-    model: AdaptedModel, split: EncodedSplit, setup: WorkSetup, device: torch.device, *, rows: Array
+    model: nn.Module, split: EncodedSplit, setup: WorkSetup, device: torch.device, *, rows: Array
 ) -> dict[str, Array]:
     """The per-example outputs that metrics are computed from.
 
@@ -82,12 +85,12 @@ def outputs(
         result.setdefault(name, np.zeros(len(rows), dtype=array.dtype))[place[batch.rows]] = array
 
     for batch in _batches(split, rows, setup):
+        if setup.kind == "causal_lm":
+            put("log_likelihood", batch, _answer_log_likelihood(model, batch, setup, device))
+            continue
         with autocast(setup, device):
             logits = model(**tensors(batch, device))
         labels = torch.from_numpy(batch.labels).to(device)
-        if setup.kind == "causal_lm":
-            put("log_likelihood", batch, _answer_log_likelihood(logits, labels))
-            continue
         put("label", batch, labels)
         if setup.kind == "regression":
             put("prediction", batch, logits.float().squeeze(-1))
@@ -98,15 +101,18 @@ def outputs(
     return result
 
 
-def _answer_log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean log-probability of the answer's tokens, `[rows]`, from logits `[rows, length, vocabulary]`."""
-    targets = labels[:, 1:]
-    answer = targets != -100
-    logp = logits[:, :-1][answer].float().log_softmax(-1)
-    token = logp.gather(-1, targets[answer][:, None]).squeeze(-1)
-    total = torch.zeros(answer.shape, dtype=torch.float32, device=logits.device)
-    total[answer] = token
-    return total.sum(-1) / answer.sum(-1).clamp(min=1)
+def _answer_log_likelihood(model: nn.Module, batch: Batch, setup: WorkSetup, device: torch.device) -> torch.Tensor:
+    """Mean log-probability of the answer's tokens, `[rows]`; logits are made at the answers only."""
+    step = step_tensors(batch, setup.kind, device)
+    if step.positions is None:
+        raise ValueError("a language model's batch has answer positions")
+    with autocast(setup, device):
+        logits = answer_logits(model, step)
+    token = logits.float().log_softmax(-1).gather(-1, step.labels[:, None]).squeeze(-1)
+    row = step.positions // batch.input_ids.shape[1]
+    total = torch.zeros(len(batch.rows), device=device).index_add_(0, row, token)
+    count = torch.zeros(len(batch.rows), device=device).index_add_(0, row, torch.ones_like(token))
+    return total / count.clamp(min=1)
 
 
 @torch.inference_mode()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from autopeft.compose.base import SharedBase
+from autopeft.compose.base import Attention, DType, SharedBase
 from autopeft.data.encoded import EncodedData
 
 
@@ -37,8 +37,8 @@ class WorkSetup:
     metric: str
     labels: int
     folder: str
-    precision: Literal["float32", "bfloat16"]
-    attention: str
+    precision: DType
+    attention: Attention
     rung_rows: int = 1000
     generate_rows: int = 200
     generate_tokens: int = 64

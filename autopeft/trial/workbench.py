@@ -72,8 +72,7 @@ class Workbench:
                 case Evaluate():
                     outcome = self._evaluate(job)
         except TrialFailure as failure:
-            status = "infeasible" if failure.infeasible else "failed"
-            outcome = Outcome(job, status, failure.reason, failure.detail)
+            outcome = Outcome(job, "infeasible" if failure.infeasible else "failed", failure.reason, failure.detail)
         except InputError as error:
             outcome = Outcome(job, "failed", "damaged", str(error))
         except torch.OutOfMemoryError as error:

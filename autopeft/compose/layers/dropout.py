@@ -17,7 +17,7 @@ from torch.nn import functional
 __all__ = ["AdapterDropout", "replayed", "reseed"]
 
 
-class AdapterDropout(nn.Module):  # type: ignore[misc]  # torch has no types here
+class AdapterDropout(nn.Module):
     """Dropout that draws from its own generator once `reseed` was called, and from torch's global one before.
 
     Args:

@@ -32,7 +32,7 @@ class Place:
     kv_features: int
 
 
-class OwnPart(nn.Module, ABC):  # type: ignore[misc]  # torch has no types here
+class OwnPart(nn.Module, ABC):
     """A part of a method that peft lacks. Built once per site and adapter, in float32.
 
     Args:
