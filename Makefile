@@ -56,8 +56,10 @@ fix: $(INSTALLED) ## lint and format, corrected in place
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(INSTALLED) ## the measurements that the documents quote
-	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file"; done
+bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of task folders for the searches)
+	$(PY) benchmarks/verdict_error_rate.py
+	$(PY) benchmarks/memory_prediction.py
+	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
 
 gpu-check: $(INSTALLED) ## what needs a GPU; says so where there is none
 	$(VENV)/bin/autopeft doctor --gpu-check

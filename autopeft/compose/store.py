@@ -72,6 +72,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, A
             "adapter_params": adapted.adapter_params,
             "head_params": adapted.head_params,
             "configuration": adapted.configuration.to_dict(),
+            "lowered_to": _lowered_to(adapted),
             "identity": asdict(carrier.identity),
             "meta": meta,
         }
@@ -139,6 +140,12 @@ def describe(folder: str | Path) -> dict[str, Any]:
         rule = f"has schema {about.get('schema')!r}; this autopeft reads {SCHEMA}"
         raise InputError.one("adapter", str(path), rule, "Install the autopeft that wrote it.")
     return {**about, "weights": _weights_hash(manifest)}
+
+
+def _lowered_to(adapted: AdaptedModel) -> str | None:
+    """The stock peft type that the folder holds, or None for the hybrid type and for a head alone."""
+    lowered = lower(adapted.configuration, adapted.carrier) if adapted.configuration.sites else None
+    return None if lowered is None else lowered[0]
 
 
 def _write_peft(adapted: AdaptedModel, folder: Path) -> None:
