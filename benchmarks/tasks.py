@@ -2,8 +2,8 @@
 
     python benchmarks/tasks.py --data-root DIR [--only sst2 rte] [--table]
 
-DIR holds one folder a task (`sst2`, `rte`, `clinc150`, `stsb`, `e2e_nlg`) with train, validation and test files. Searches
-that are done are not repeated; ``--table`` only prints what is there. Full fine-tuning is `full_finetuning.py`'s.
+DIR holds one folder a task (`sst2`, `rte`, `clinc150`, `stsb`, `e2e_nlg`) with train, validation and test files.
+Searches that are done are not repeated; ``--table`` only prints what is there. Full fine-tuning is `full_finetuning.py`'s.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def table() -> str:
     """All that was measured, as markdown."""
     head = (
         "| task | metric | probe or bare base (validation) | tuned LoRA (test) | best of the space (test) "
-        "| full fine-tuning (test) | verdict on validation, 95 % interval | returned |\n|---|---|---|---|---|---|---|---|"
+        "| full fine-tuning (test) | verdict on validation, 95 % interval | returned |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     rows = []
     for name in TASKS:
@@ -91,10 +92,17 @@ def table() -> str:
         found = json.loads(file.read_text())
         verdict = found["verdict"]
         shown = f"{verdict['name']} {verdict['difference']:+.4f} [{verdict['low']:+.4f}, {verdict['high']:+.4f}]"
-        rows.append(
-            f"| {name} | {found['task']['metric']} | {found['reference']['validation']:.4f} | {block(found, 'baseline')} "
-            f"| {block(found, 'challenger')} | {full(name)} | {shown}, {verdict['seeds']} seeds | {verdict['takes']} |"
+        cells = (
+            name,
+            found["task"]["metric"],
+            f"{found['reference']['validation']:.4f}",
+            block(found, "baseline"),
+            block(found, "challenger"),
+            full(name),
+            f"{shown}, {verdict['seeds']} seeds",
+            verdict["takes"],
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([head, *rows])
 
 

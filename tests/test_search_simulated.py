@@ -79,7 +79,7 @@ class Bench:
             if not resume:
                 ledger.write("search_started", **HEADER)
             rules = Rules(
-                self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, "hash", None, 0
+                self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, 2000, "hash", None, 0
             )
             controller = Controller(ledger, rules, self.field, slots=self.slots)
             if stop_after is not None:

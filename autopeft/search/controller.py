@@ -33,6 +33,8 @@ from autopeft.trial.setup import Progress
 Phase = Literal["probe", "explore", "confirm", "test", "done"]
 ATTEMPTS = 3
 """How often a trial is started before it counts as failed."""
+TEST_SHARE, MIN_TEST_ROWS = 0.7, 100
+"""Share of the time left that reading the test rows may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Rules:
         heads: Heads to choose from.
         train_rows: Rows of the training split.
         validation_rows: Rows of the validation split.
+        test_rows: Rows of the test split.
         test_hash: Checksum of the test rows.
         incumbent: Folder of the adapter in use today, or None.
         seed: Seed of exploration.
@@ -57,6 +60,7 @@ class Rules:
     heads: tuple[str, ...]
     train_rows: int
     validation_rows: int
+    test_rows: int
     test_hash: str
     incumbent: str | None
     seed: int
@@ -109,6 +113,7 @@ class Controller:
         self._asked_speed: set[int] = set()
         self._stopping = False
         self._held: dict[str, int] = {}
+        self._tested_rows: int | None = None
         self._division: Division | None = None
         if ledger.log.plan:
             self._division = Division.from_dict(ledger.log.plan)
@@ -365,6 +370,7 @@ class Controller:
             rung=rung,
             folder=f"trials/{trial.id}",
             head=self.head,
+            evaluate_rows=division.final_evaluated if final else division.rung_evaluated,
             final=final,
             time_limit=self._time_limit(trial, rows_to - trial.rows),
         )
@@ -488,7 +494,23 @@ class Controller:
             chosen = finals.chosen_run()
             self.ledger.write("test_opened", winner_sha256=chosen.rungs[-1].sha256, test_hash=self.rules.test_hash)
         name = names[0]
-        return Evaluate(name, folders[name], "test", f"test/{name}.safetensors")
+        return Evaluate(name, folders[name], "test", f"test/{name}.safetensors", rows=self._test_rows())
+
+    def _test_rows(self) -> int | None:
+        """Test rows that the time left allows; None for all. Said once, when it is not all."""
+        end, log = self.division.deadline, self.ledger.log
+        if end is None:
+            return None
+        if self._tested_rows is None:
+            waves = -(-len(self._test_folders()) // self.slots)
+            seconds = TEST_SHARE * max(0.0, end - self.ledger.used) / waves
+            affordable = max(MIN_TEST_ROWS, int(seconds / self.division.speed.evaluate))
+            self._tested_rows = min(affordable, self.rules.test_rows)
+            if affordable < self.rules.test_rows:
+                text = f"Test scores are on {affordable:,} of {self.rules.test_rows:,} rows: the time left allowed no more."
+                if text not in log.notes:
+                    self.ledger.note(text)
+        return self._tested_rows
 
     def _evaluated(self, job: Evaluate, outcome: Outcome) -> None:
         if outcome.status != "ok":
@@ -523,7 +545,9 @@ class Controller:
     def _seconds(self, configuration: Configuration, rows: int) -> float:
         """Expected seconds of a job: training, and the evaluation at its end."""
         train = self.field.costs.predict(configuration, rows)
-        return train + min(self.rules.validation_rows, 1000) * self.division.speed.evaluate
+        final = rows >= 0.5 * self.division.final_rows
+        evaluated = self.division.final_evaluated if final else self.division.rung_evaluated
+        return train + evaluated * self.division.speed.evaluate
 
     def _final_rows(self) -> int:
         finalists = self.ledger.log.finalists

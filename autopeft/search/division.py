@@ -19,6 +19,9 @@ MIN_RUNG_ROWS = 256
 DEFAULT_TRIALS = 24
 FINISH_SECONDS = 10.0
 """What saving, the report, MLflow and the end of the process take after the last job."""
+RUNG_EVALUATION, FINAL_EVALUATION = 0.5, 0.3
+"""Evaluation may take this share of the first rung's training, and of a finalist's run."""
+MIN_EVALUATED, MAX_RUNG_EVALUATED = 100, 1000
 WARMUP_SHARE, COOLDOWN_SHARE = 0.06, 0.3
 
 
@@ -41,6 +44,8 @@ class Division:
         seeds: Seeds of the finalists' runs.
         baseline_share: Share of exploration that tuned LoRA gets at least.
         max_trials: Trials that may start while exploring, or None.
+        rung_evaluated: Validation rows evaluated below the last rung.
+        final_evaluated: Validation rows evaluated after a full training.
         explore_until: Seconds used at which exploration ends, or None.
         confirm_until: Seconds used at which the finalists' runs end, or None.
         deadline: Seconds used at which the result must be saved, or None.
@@ -54,6 +59,8 @@ class Division:
     seeds: tuple[int, ...]
     baseline_share: float
     max_trials: int | None
+    rung_evaluated: int
+    final_evaluated: int
     explore_until: float | None
     confirm_until: float | None
     deadline: float | None
@@ -117,19 +124,21 @@ def divide(
     seeds = SEEDS[evidence]
     longest = MAX_EPOCHS * train_rows
     if seconds is None:
-        final, explore_until, confirm_until, deadline = 3.0 * train_rows, None, None, None
+        final, evaluated = 3.0 * train_rows, validation_rows
+        explore_until, confirm_until, deadline = None, None, None
     else:
-        final = _affordable(CONFIRM_SHARE * seconds, finalists * seeds, workers, speed, validation_rows)
+        final, evaluated = _affordable(CONFIRM_SHARE * seconds, finalists * seeds, workers, speed, validation_rows)
         # One epoch with fewer seeds says more than a fraction of an epoch with many, but never fewer than two.
         while final < train_rows and seeds > 2:
             seeds -= 1
-            final = _affordable(CONFIRM_SHARE * seconds, finalists * seeds, workers, speed, validation_rows)
+            final, evaluated = _affordable(CONFIRM_SHARE * seconds, finalists * seeds, workers, speed, validation_rows)
         explore_until = used + EXPLORE_SHARE * seconds
         confirm_until = used + (EXPLORE_SHARE + CONFIRM_SHARE) * seconds
         deadline = used + seconds
     full = int(max(MIN_RUNG_ROWS, min(longest, final)))
     levels = max(1, min(rungs, 1 + int(math.log(full / MIN_RUNG_ROWS, eta)) if full > MIN_RUNG_ROWS else 1))
     ladder = tuple(round(full / eta ** (levels - 1 - level)) for level in range(levels))
+    quick = int(RUNG_EVALUATION * ladder[0] * speed.train / speed.evaluate)
     unlimited = seconds is None and budget.max_trials is None
     return Division(
         rungs=ladder,
@@ -138,6 +147,8 @@ def divide(
         seeds=FINALIST_SEEDS[:seeds],
         baseline_share=BASELINE_SHARE[evidence],
         max_trials=DEFAULT_TRIALS if unlimited else budget.max_trials,
+        rung_evaluated=min(evaluated, MAX_RUNG_EVALUATED, max(MIN_EVALUATED, quick)),
+        final_evaluated=evaluated,
         explore_until=explore_until,
         confirm_until=confirm_until,
         deadline=deadline,
@@ -183,8 +194,8 @@ def _seconds(budget: Budget, used: float, workers: int) -> float | None:
     return max(1.0, min(left)) if left else None
 
 
-def _affordable(seconds: float, runs: int, workers: int, speed: Speed, validation_rows: int) -> float:
-    """Rows of a full training when so many runs share so many wall seconds."""
-    waves = math.ceil(runs / workers)
-    each = 0.9 * seconds / waves - validation_rows * speed.evaluate
-    return max(0.0, each / speed.train)
+def _affordable(seconds: float, runs: int, workers: int, speed: Speed, validation_rows: int) -> tuple[float, int]:
+    """Rows of a full training, and of its evaluation, when so many runs share so many wall seconds."""
+    each = 0.9 * seconds / math.ceil(runs / workers)
+    evaluated = min(validation_rows, max(MIN_EVALUATED, int(FINAL_EVALUATION * each / speed.evaluate)))
+    return max(0.0, (each - evaluated * speed.evaluate) / speed.train), evaluated

@@ -190,7 +190,6 @@ class Prepared:
             attention=self.attention,
             max_latency_overhead=self.spec.budget.max_latency_overhead,
             tokenizer=self.tokenizer if lm else None,
-            rung_rows=256 if lm else 1000,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
         )
 

@@ -136,8 +136,7 @@ class _Session:
         smallest: dict[str, float] | None = None
         fault: AutopeftError | None = None
         try:
-            with terminating():
-                self._search()
+            self._search()
             if self._controller is None or self._controller.phase != "done":
                 status, message = "cancelled", "stopped by a signal"
         except KeyboardInterrupt:
@@ -182,6 +181,7 @@ class _Session:
             heads=prepared.heads,
             train_rows=prepared.data.splits["train"].rows,
             validation_rows=prepared.data.splits["validation"].rows,
+            test_rows=prepared.data.splits["test"].rows,
             test_hash=prepared.data.hashes["test"],
             incumbent=None if spec.incumbent is None else str(Path(spec.incumbent).resolve()),
             seed=spec.seed,
@@ -189,7 +189,9 @@ class _Session:
         self._controller = Controller(
             self._ledger, rules, prepared.field, slots=executor.slots, on_tick=lambda: self._tell(None)
         )
-        executor.run(self._controller, prepared.setup(self._folder))
+        # Not earlier: Ray puts its own handler in place when it starts.
+        with terminating():
+            executor.run(self._controller, prepared.setup(self._folder))
 
     def _tell(self, record: Record | None) -> None:
         if self._controller is None:

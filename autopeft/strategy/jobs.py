@@ -25,6 +25,7 @@ class Train:
         cooldown_rows: Rows before `rows_to` over which the rates fall linearly to 0; 0 except in a final rung.
         rung: Index of the rung that this job ends at.
         head: The head on top (``stock``, ``cls``, ``mean``; ``lm`` for language models).
+        evaluate_rows: Validation rows to evaluate on, a fixed choice of them; None for all.
         final: Whether generation metrics are computed as well (exact match for ``causal_lm``).
         folder: Where checkpoint and outputs are written, relative to the run folder: ``trials/<trial>``.
         time_limit: Seconds after which the job is given up, or None.
@@ -40,6 +41,7 @@ class Train:
     rung: int
     folder: str
     head: str
+    evaluate_rows: int | None = None
     final: bool = False
     time_limit: float | None = None
 
@@ -67,6 +69,7 @@ class Evaluate:
         folder: The adapter folder (absolute, or relative to the run folder).
         split: ``validation`` or ``test``.
         outputs: File for the per-example outputs, relative to the run folder.
+        rows: Rows to evaluate on, a fixed choice of them; None for all.
         sha256: Checksum of the adapter's weights that must match, or None.
     """
 
@@ -74,6 +77,7 @@ class Evaluate:
     folder: str
     split: Literal["validation", "test"]
     outputs: str
+    rows: int | None = None
     sha256: str | None = None
 
 

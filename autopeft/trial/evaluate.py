@@ -17,6 +17,7 @@ from autopeft.data.encoded import Array, Batch, EncodedSplit
 from autopeft.trial.setup import WorkSetup
 
 EVALUATION_ROWS = 32
+GENERATED_ROWS = 24
 LOGIT_POSITIONS = 2048
 """Positions per batch for language models, whose logits are as wide as the vocabulary."""
 
@@ -36,9 +37,9 @@ def tensors(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value).to(device) for name, value in values.items()}
 
 
-def subset(split: EncodedSplit, rows: int) -> Array:
-    """A fixed random choice of rows, the same for every trial, sorted; all rows when there are no more."""
-    if split.rows <= rows:
+def subset(split: EncodedSplit, rows: int | None) -> Array:
+    """A fixed random choice of rows, the same for every trial, sorted; all rows for None or when there are no more."""
+    if rows is None or split.rows <= rows:
         return np.arange(split.rows)
     chosen = np.random.default_rng(20240319).choice(split.rows, size=rows, replace=False)
     return np.sort(chosen)
@@ -121,7 +122,7 @@ def generated(
 ) -> list[str]:
     """Answers made greedily from the prompts alone, in the order of `rows`.
 
-    Prompts of one length are batched, so that no padding is needed.
+    Prompts of similar length are batched, padded on the left.
 
     Returns:
         The texts, without special tokens, stripped.
@@ -129,24 +130,27 @@ def generated(
     model.eval()
     if split.answer_from is None:
         raise ValueError("only language-model rows have prompts")
-    starts = split.answer_from[rows]
+    lengths = split.answer_from[rows]
+    order = np.argsort(lengths, kind="stable")
     texts = [""] * len(rows)
-    for length in np.unique(starts):
-        same = np.flatnonzero(starts == length)
-        for begin in range(0, len(same), 16):
-            group = same[begin : begin + 16]
-            first = split.offsets[rows[group]]
-            prompts = np.stack([split.input_ids[at : at + length] for at in first]).astype(np.int64)
-            ids = torch.from_numpy(prompts).to(device)
-            with autocast(setup, device):
-                answer = model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=setup.generate_tokens,
-                    do_sample=False,
-                    pad_token_id=setup.data.pad_token,
-                )
-            decoded = setup.tokenizer.batch_decode(answer[:, length:], skip_special_tokens=True)
-            for index, text in zip(group, decoded, strict=True):
-                texts[index] = text.strip()
+    for begin in range(0, len(rows), GENERATED_ROWS):
+        group = order[begin : begin + GENERATED_ROWS]
+        width = int(lengths[group].max())
+        prompts = np.full((len(group), width), setup.data.pad_token, dtype=np.int64)
+        mask = np.zeros_like(prompts)
+        for line, row in enumerate(rows[group]):
+            length, first = int(split.answer_from[row]), int(split.offsets[row])
+            prompts[line, width - length :] = split.input_ids[first : first + length]
+            mask[line, width - length :] = 1
+        with autocast(setup, device):
+            answer = model.generate(
+                input_ids=torch.from_numpy(prompts).to(device),
+                attention_mask=torch.from_numpy(mask).to(device),
+                max_new_tokens=setup.generate_tokens,
+                do_sample=False,
+                pad_token_id=setup.data.pad_token,
+            )
+        decoded = setup.tokenizer.batch_decode(answer[:, width:], skip_special_tokens=True)
+        for index, text in zip(group, decoded, strict=True):
+            texts[index] = text.strip()
     return texts

@@ -23,7 +23,6 @@ class WorkSetup:
         folder: The run folder; a worker on another node needs it on a shared file system.
         precision: Arithmetic of the frozen part: the base's dtype.
         attention: Attention implementation of the base.
-        rung_rows: Validation rows used below the last rung.
         generate_rows: Rows for which answers are generated (exact match).
         generate_tokens: Longest generated answer.
         max_latency_overhead: The limit of the budget, or None.
@@ -39,8 +38,7 @@ class WorkSetup:
     folder: str
     precision: DType
     attention: Attention
-    rung_rows: int = 1000
-    generate_rows: int = 200
+    generate_rows: int = 48
     generate_tokens: int = 64
     max_latency_overhead: float | None = None
     tokenizer: Any = None

@@ -29,6 +29,9 @@ from autopeft.trial.evaluate import generated, outputs, subset
 from autopeft.trial.setup import Progress, WorkSetup
 
 SPEED_SECONDS = 2.0
+SPEED_ROWS = 128
+BARE_ROWS = 200
+"""Rows on which an untouched language model is evaluated, as a reference."""
 LATENCY_ROWS = 16
 BARE = Training((), 1e-3, 16)
 """Training of a configuration without parts: the base and a head."""
@@ -112,7 +115,7 @@ class Workbench:
         trained = train.run(model, optimizer, job, setup, self.device, report, measured=measured)
         began = time.monotonic()
         split = setup.data.splits["validation"]
-        rows = np.arange(split.rows) if job.final else subset(split, setup.rung_rows)
+        rows = subset(split, job.evaluate_rows)
         arrays = outputs(model, split, setup, self.device, rows=rows)
         metrics = {name: score(name, arrays) for name in METRICS[setup.kind] if name != "exact_match"}
         if job.final and setup.kind == "causal_lm":
@@ -218,7 +221,7 @@ class Workbench:
         """What the untouched base scores: a language model has no linear probe."""
         model = adapt(self.carrier("lm"), Configuration.of({}, BARE), self.modules("lm"), seed=0).to(self.device)
         split = self.setup.data.splits["validation"]
-        arrays = outputs(model, split, self.setup, self.device, rows=np.arange(split.rows))
+        arrays = outputs(model, split, self.setup, self.device, rows=subset(split, BARE_ROWS))
         value = score("log_likelihood", arrays)
         path = Path("probe") / "outputs.safetensors"
         checkpoint.write_arrays(self.setup.path / path, arrays)
@@ -240,7 +243,7 @@ class Workbench:
             done = train.run(model, optimizer, more, self.setup, self.device)
             rows, seconds = rows + done.rows, seconds + done.seconds
         split = self.setup.data.splits["validation"]
-        sample = subset(split, 128)
+        sample = subset(split, SPEED_ROWS if self.setup.kind != "causal_lm" else SPEED_ROWS // 4)
         began = time.monotonic()
         outputs(model, split, self.setup, self.device, rows=sample)
         return {
@@ -253,7 +256,7 @@ class Workbench:
         head = str(describe(folder)["head"])
         model = load_adapter(self.carrier(head), folder).to(self.device)
         split = self.setup.data.splits[job.split]
-        arrays = outputs(model, split, self.setup, self.device, rows=np.arange(split.rows))
+        arrays = outputs(model, split, self.setup, self.device, rows=subset(split, job.rows))
         metrics = {name: score(name, arrays) for name in METRICS[self.setup.kind] if name != "exact_match"}
         if self.setup.kind == "causal_lm":
             metrics["exact_match"], arrays["exact"] = self._exact_match(model, job.split)
