@@ -3,7 +3,8 @@
     python benchmarks/tasks.py --data-root DIR [--only sst2 rte] [--table]
 
 DIR holds one folder a task (`sst2`, `rte`, `clinc150`, `stsb`, `e2e_nlg`) with train, validation and test files.
-Searches that are done are not repeated; ``--table`` only prints what is there. Full fine-tuning is `full_finetuning.py`'s.
+Searches that are done are not repeated; ``--table`` only prints what is there. Full fine-tuning is in
+`full_finetuning.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -18,7 +20,7 @@ def render(facts: Facts, folder: str) -> RenderableType:
 
     Args:
         facts: What there is to say.
-        folder: The run folder, for the last line.
+        folder: The run folder, for the last lines.
     """
     # Text, not markup: names of tasks and classes may hold brackets.
     answer = Text(facts.headline, style="bold")
@@ -35,8 +37,20 @@ def render(facts: Facts, folder: str) -> RenderableType:
     if facts.notes:
         parts.append(Text("notes:"))
         parts += [Text(f"  {note}", style="dim") for note in facts.notes]
-    parts.append(Text(f"folder: {folder}"))
+    parts += [Text(line) for line in _places(facts, Path(folder))]
     return Group(*parts)
+
+
+def _places(facts: Facts, folder: Path) -> list[str]:
+    """Where everything lies, and how to open it."""
+    lines = [f"folder:  {folder}"]
+    if (folder / "winner").is_dir() and any(contender.taken for contender in facts.contenders):
+        lines.append(f"adapter: {folder / 'winner'}   (autopeft predict {folder} --input FILE)")
+    if (folder / "report.html").is_file():
+        lines.append(f"report:  {folder / 'report.html'}")
+    if (folder / "tracking.json").is_file():
+        lines.append(f"MLflow:  autopeft ui {folder}")
+    return lines
 
 
 def _comparison(facts: Facts) -> Table:

@@ -507,7 +507,8 @@ class Controller:
             affordable = max(MIN_TEST_ROWS, int(seconds / self.division.speed.evaluate))
             self._tested_rows = min(affordable, self.rules.test_rows)
             if affordable < self.rules.test_rows:
-                text = f"Test scores are on {affordable:,} of {self.rules.test_rows:,} rows: the time left allowed no more."
+                rows = f"{affordable:,} of {self.rules.test_rows:,} rows"
+                text = f"Test scores are on {rows}: the time left allowed no more."
                 if text not in log.notes:
                     self.ledger.note(text)
         return self._tested_rows
