@@ -15,9 +15,10 @@ from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
 from autopeft.journal import Journal, SearchLog, read_journal
 from autopeft.search.arms import Arm
-from autopeft.search.controller import Controller, Field, Rules
+from autopeft.search.controller import Controller
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
+from autopeft.search.state import Field, Rules
 from autopeft.space import bind, resolve
 from autopeft.space.configuration import Configuration
 from autopeft.spec import Budget

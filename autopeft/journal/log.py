@@ -153,6 +153,7 @@ class SearchLog:
         finalists: Data of the latest ``finalists``, or None.
         verdict: Data of the latest ``verdict``, or None.
         test_opened: Data of every ``test_opened``: how often the test rows were read for a decision taken.
+        opened: Whether the test rows were opened for the finalists of now.
         tests: Name (``challenger``, ``baseline``, ``incumbent``) -> data of its ``test``.
         notes: Notes for the user, in order.
         finished: Data of ``finished``, or None while the search runs or after it died.
@@ -173,6 +174,7 @@ class SearchLog:
     finalists: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = None
     test_opened: list[dict[str, Any]] = field(default_factory=list)
+    opened: bool = False
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: dict[str, Any] | None = None
@@ -214,6 +216,7 @@ class SearchLog:
                 self.verdict = data
             case "test_opened":
                 self.test_opened.append(data)
+                self.opened = True
             case "test":
                 self.tests[data["name"]] = data
             case "note":
@@ -224,7 +227,7 @@ class SearchLog:
                 self.sessions, self.interrupted, self.finished = self.sessions + 1, None, None
                 if data.get("reopened"):
                     # More budget opens a new generation: it explores on, and names its own finalists.
-                    self.finalists, self.verdict, self.tests = None, None, {}
+                    self.finalists, self.verdict, self.tests, self.opened = None, None, {}, False
             case "finished":
                 self.finished = data
             case _:

@@ -10,7 +10,8 @@ from typing import Any
 
 from autopeft.errors import NothingFeasible
 from autopeft.search.division import Division, Speed, divide
-from autopeft.search.prepare import Prepared, prepare
+from autopeft.search.prepare import prepare
+from autopeft.search.prepared import Prepared
 from autopeft.search.run import limits
 from autopeft.space.bound import BoundSpace
 from autopeft.spec import SearchSpec

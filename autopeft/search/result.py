@@ -12,8 +12,8 @@ from typing import Any
 
 from autopeft.compose.store import describe
 from autopeft.journal import SearchLog
-from autopeft.search.confirm import Finals, Role
 from autopeft.search.division import Division
+from autopeft.search.finals import Finals, Role
 from autopeft.search.ledger import Ledger
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm

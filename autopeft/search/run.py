@@ -18,13 +18,15 @@ from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible, Problem
 from autopeft.executors import make
 from autopeft.journal import Journal, Record
-from autopeft.search.controller import Controller, Rules
+from autopeft.search.controller import Controller
 from autopeft.search.division import Division, extend
 from autopeft.search.events import Event, Listener
 from autopeft.search.ledger import Ledger
-from autopeft.search.prepare import Prepared, prepare
+from autopeft.search.prepare import prepare
+from autopeft.search.prepared import Prepared
 from autopeft.search.result import SearchResult, build_result, place_winner, write_json
 from autopeft.search.snapshot import snapshot
+from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "mlflow", "numpy", "safetensors")

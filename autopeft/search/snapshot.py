@@ -9,16 +9,18 @@ from typing import Any
 from autopeft.journal import SearchLog, TrialLog
 from autopeft.search.controller import Controller
 from autopeft.search.events import Snapshot
+from autopeft.search.state import State
 from autopeft.strategy.jobs import Train
 
 
 def snapshot(controller: Controller) -> Snapshot:
     """Where the search stands now."""
-    log = controller.ledger.log
+    state = controller.state
+    log = state.ledger.log
     statuses = Counter(str(trial.status) for trial in log.trials.values())
     best, baseline = _best(log, "space"), _best(log, "baseline")
-    deadline = controller.rules.budget.max_time
-    used = controller.ledger.used
+    deadline = state.rules.budget.max_time
+    used = state.ledger.used
     return Snapshot(
         phase=controller.phase,
         done=statuses["completed"],
@@ -26,7 +28,7 @@ def snapshot(controller: Controller) -> Snapshot:
         paused=statuses["paused"],
         infeasible=statuses["infeasible"] + sum(r["constraint"] == "max_memory" for r in log.rejected),
         failed=statuses["failed"],
-        running=tuple(_running(controller)),
+        running=tuple(_running(state)),
         best=best,
         baseline_best=baseline,
         used_seconds=used,
@@ -37,14 +39,14 @@ def snapshot(controller: Controller) -> Snapshot:
     )
 
 
-def _running(controller: Controller) -> list[Mapping[str, Any]]:
-    log, metric = controller.ledger.log, controller.ledger.log.rung_metric
+def _running(state: State) -> list[Mapping[str, Any]]:
+    log, metric = state.ledger.log, state.ledger.log.rung_metric
     rows: list[Mapping[str, Any]] = []
-    for slot, job in sorted(controller.running.items()):
+    for slot, job in sorted(state.running.items()):
         if not isinstance(job, Train):
             rows.append({"slot": slot, "trial": type(job).__name__.lower(), "arm": "", "methods": [], "rung": None})
             continue
-        trial, progress = log.trials[job.trial], controller.progress.get(slot)
+        trial, progress = log.trials[job.trial], state.progress.get(slot)
         rows.append(
             {
                 "slot": slot,

@@ -1,0 +1,157 @@
+"""The second phase: both arms climb the rungs."""
+
+from __future__ import annotations
+
+from autopeft.errors import AutopeftError, NothingFeasible
+from autopeft.executors import Wait
+from autopeft.journal import TrialLog
+from autopeft.search.arms import Arm
+from autopeft.search.phases.train import Trainer
+from autopeft.search.state import State
+from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.strategy.jobs import Train
+
+
+class Explore:
+    """Ends when the finalists are named. Final."""
+
+    def __init__(self, state: State, trainer: Trainer) -> None:
+        self._state = state
+        self._trainer = trainer
+
+    def next(self, slot: int) -> Train | Wait | None:
+        """A trial that goes on, a promoted one, or a new one; None when the finalists have just been named."""
+        state = self._state
+        if not self._over():
+            trial = self._held(slot) or self._promoted()
+            if trial is not None:
+                return self._trainer.go_on(trial)
+            for arm in self._arms_by_need():
+                job = self._start(arm, slot)
+                if job is not None:
+                    return job
+            trial = self._best_paused()
+            if trial is not None:
+                return self._trainer.go_on(trial)
+        if state.running:
+            return Wait()
+        self._close()
+        return None
+
+    def _held(self, slot: int) -> TrialLog | None:
+        """A trial that goes on anyway; the one whose model is resident on this slot first."""
+        state = self._state
+        for trial, _ in sorted(state.held.items(), key=lambda item: item[1] != slot):
+            if self._fits(state.ledger.log.trials[trial]):
+                return state.ledger.log.trials[trial]
+        return None
+
+    def _promoted(self) -> TrialLog | None:
+        """A paused trial that deserves its next rung now."""
+        state = self._state
+        for arm in self._arms_by_need():
+            trial = arm.promote(state.ledger.log, len(state.division.rungs))
+            if trial is not None and trial not in state.training() and self._fits(state.ledger.log.trials[trial]):
+                return state.ledger.log.trials[trial]
+        return None
+
+    def _start(self, arm: Arm, slot: int) -> Train | None:
+        """The first job of a new trial, while there is time for one and it may be started."""
+        state, log, division = self._state, self._state.ledger.log, self._state.division
+        started = sum(trial.purpose == "explore" for trial in log.trials.values())
+        if arm.exhausted or (division.max_trials is not None and started >= division.max_trials):
+            return None
+        until = division.explore_until
+        first_rung = division.rungs[0] * division.speed.train
+        if until is not None and arm.trials(log) and state.ledger.used + first_rung > until:
+            return None
+        proposal = arm.propose(state.ledger)
+        if proposal is None:
+            return None
+        configuration = proposal.configuration
+        state.ledger.write(
+            "configuration",
+            hash=configuration.hash,
+            configuration=configuration.to_dict(),
+            values=dict(proposal.values),
+            adapter_params=proposal.adapter_params,
+            arm=arm.name,
+            predicted_bytes=proposal.predicted_bytes,
+        )
+        seed = state.rules.seed + proposal.index
+        return self._trainer.begin(configuration, arm.name, "explore", seed, proposal.index, slot)
+
+    def _best_paused(self) -> TrialLog | None:
+        """Nothing new can start: the best paused trial of an arm in which none was trained in full yet."""
+        log, full = self._state.ledger.log, len(self._state.division.rungs)
+        for arm in self._state.field.arms.values():
+            trials = arm.trials(log)
+            if any(len(t.rungs) == full or t.id in self._state.training() for t in trials):
+                continue
+            paused = [trial for trial in trials if trial.status == "paused" and self._fits(trial)]
+            if paused:
+                return max(paused, key=lambda t: (len(t.rungs), t.rungs[-1].metrics[log.rung_metric]))
+        return None
+
+    def _over(self) -> bool:
+        """Whether the time for exploring is used, and every arm has had at least one trial."""
+        until = self._state.division.explore_until
+        if until is None or self._state.ledger.used < until:
+            return False
+        log = self._state.ledger.log
+        arms = self._state.field.arms.values()
+        return all(arm.exhausted or any(t.rungs or t.ended is not None for t in arm.trials(log)) for arm in arms)
+
+    def _arms_by_need(self) -> list[Arm]:
+        """Tuned LoRA first while it has had less than its share of the exploration."""
+        state, arms, log = self._state, self._state.field.arms, self._state.ledger.log
+        if "baseline" not in arms or "space" not in arms:
+            return list(arms.values())
+        seconds: dict[str, float] = {name: arm.seconds(log) for name, arm in arms.items()}
+        for job in state.running.values():
+            if isinstance(job, Train):
+                trial = log.trials[job.trial]
+                seconds[trial.arm] += state.seconds(trial.hash, job.rows_to - job.rows_from, final=job.final)
+        behind = seconds["baseline"] < state.division.baseline_share * sum(seconds.values())
+        order: tuple[ArmName, ArmName] = ("baseline", "space") if behind else ("space", "baseline")
+        return [arms[name] for name in order]
+
+    def _fits(self, trial: TrialLog) -> bool:
+        """Whether a trial's next rung ends before exploration does."""
+        state, until = self._state, self._state.division.explore_until
+        if until is None or not trial.rungs:
+            return True
+        rungs = state.division.rungs
+        final = len(trial.rungs) == len(rungs) - 1
+        return state.ledger.used + state.seconds(trial.hash, rungs[len(trial.rungs)] - trial.rows, final=final) <= until
+
+    def _close(self) -> None:
+        """Nothing more fits: end what is open, and name the finalists.
+
+        Raises:
+            NothingFeasible: Everything tried broke the memory limit.
+            AutopeftError: No trial reached a rung.
+        """
+        state, log = self._state, self._state.ledger.log
+        state.held.clear()
+        for trial in list(log.trials.values()):
+            if trial.ended is None:
+                reason = f"exploration ended at rung {len(trial.rungs) - 1}" if trial.rungs else "exploration ended"
+                state.ledger.write("trial_ended", trial=trial.id, status="stopped", reason=reason, detail=None)
+        if not state.finals.candidates():
+            self._fail()
+        state.finals.name(
+            seconds=lambda hash, rows: state.seconds(hash, rows, final=True), rungs=len(state.division.rungs)
+        )
+
+    def _fail(self) -> None:
+        log = self._state.ledger.log
+        refused = [refusal for refusal in log.rejected if refusal["constraint"] == "max_memory"]
+        if refused and not any(trial.status == "failed" for trial in log.trials.values()):
+            least = min(refusal["value"] for refusal in refused)
+            text = f"no configuration fits into max_memory; the smallest one tried needs {least:,} bytes"
+            raise NothingFeasible("max_memory", {"max_memory": least}, text)
+        causes = ", ".join(f"{number} {status}" for status, number in log.counts.items() if number)
+        first = next((trial for trial in log.trials.values() if trial.detail), None)
+        why = f" The first: {first.reason}: {first.detail}" if first else ""
+        raise AutopeftError(f"no trial reached a rung ({causes}).{why}")

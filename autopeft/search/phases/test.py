@@ -1,0 +1,70 @@
+"""The last phase: the test rows are read once, for what is reported; they decide nothing."""
+
+from __future__ import annotations
+
+from autopeft.executors import Done, Wait
+from autopeft.search.state import State
+from autopeft.strategy.jobs import Evaluate, Job, Outcome
+
+TEST_SHARE, MIN_TEST_ROWS = 0.7, 100
+"""Share of the time left that reading the test rows may take."""
+
+
+class TestPhase:
+    """Ends when every finalist, and the incumbent, has its test scores. Final."""
+
+    __test__ = False
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._rows: int | None = None
+
+    def left(self) -> list[str]:
+        """Names that have no test scores yet."""
+        return [name for name in self._folders() if name not in self._state.ledger.log.tests]
+
+    def next(self, slot: int) -> Job | Wait | Done:
+        """An evaluation on the test rows. Before the first one, what is read for whom is journalled."""
+        state = self._state
+        names = [name for name in self.left() if not state.evaluating(name)]
+        if not names:
+            return Wait() if state.running else Done()
+        if not state.ledger.log.opened:
+            chosen = state.finals.chosen_run().rungs[-1].sha256
+            state.ledger.write("test_opened", winner_sha256=chosen, test_hash=state.rules.test_hash)
+        name = names[0]
+        return Evaluate(name, self._folders()[name], "test", f"test/{name}.safetensors", rows=self._test_rows())
+
+    def took(self, job: Evaluate, outcome: Outcome) -> None:
+        """Note scores; an evaluation that broke is noted and not tried again."""
+        ledger = self._state.ledger
+        if outcome.status != "ok":
+            ledger.note(f"{job.name} could not be evaluated on {job.split}: {outcome.reason}: {outcome.detail}")
+        if job.split == "validation":
+            values = {"metrics": outcome.metrics, "outputs": outcome.outputs, **outcome.values}
+            ledger.write("probe", kind=job.name, values=values, seconds=outcome.seconds)
+            return
+        ledger.write("test", name=job.name, metrics=outcome.metrics, outputs=outcome.outputs, sha256=job.sha256)
+
+    def _folders(self) -> dict[str, str]:
+        """Adapter folder of every name that is tested."""
+        state = self._state
+        folders: dict[str, str | None] = {r: run.rungs[-1].adapter for r, run in state.finals.best_runs().items()}
+        if state.rules.incumbent is not None and state.ledger.log.probes.get("incumbent", {}).get("metrics"):
+            folders["incumbent"] = state.rules.incumbent
+        return {name: folder for name, folder in folders.items() if folder is not None}
+
+    def _test_rows(self) -> int | None:
+        """Test rows that the time left allows; None for all. Said once, when it is not all."""
+        state, end = self._state, self._state.division.deadline
+        if end is None:
+            return None
+        if self._rows is None:
+            waves = -(-len(self._folders()) // state.slots)
+            seconds = TEST_SHARE * max(0.0, end - state.ledger.used) / waves
+            affordable = max(MIN_TEST_ROWS, int(seconds / state.division.speed.evaluate))
+            self._rows = min(affordable, state.rules.test_rows)
+            if affordable < state.rules.test_rows:
+                rows = f"{affordable:,} of {state.rules.test_rows:,} rows"
+                state.ledger.note(f"Test scores are on {rows}: the time left allowed no more.")
+        return self._rows

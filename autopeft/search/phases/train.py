@@ -1,0 +1,123 @@
+"""Jobs that train, and what becomes of them: common to exploring and confirming."""
+
+from __future__ import annotations
+
+from autopeft.executors import Lost
+from autopeft.journal import TrialLog
+from autopeft.search.division import COOLDOWN_SHARE
+from autopeft.search.state import State
+from autopeft.space.configuration import Configuration
+from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.strategy.jobs import Outcome, Purpose, Train
+
+ATTEMPTS = 3
+"""How often a trial is started before it counts as failed."""
+
+
+class Trainer:
+    """Starts trials, takes them to their next rung, writes down what came of it. Final."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def begin(
+        self, configuration: Configuration, arm: ArmName, purpose: Purpose, seed: int, index: int, slot: int
+    ) -> Train:
+        """The first job of a new trial."""
+        log = self._state.ledger.log
+        trial = f"t{len(log.trials):04d}"
+        self._state.ledger.write(
+            "trial_started",
+            trial=trial,
+            hash=configuration.hash,
+            arm=arm,
+            purpose=purpose,
+            seed=seed,
+            index=index,
+            slot=slot,
+        )
+        return self.go_on(log.trials[trial])
+
+    def go_on(self, trial: TrialLog) -> Train:
+        """The job that takes a trial to its next rung; finalists run in one piece."""
+        state, confirm = self._state, trial.purpose == "confirm"
+        rungs = state.division.rungs
+        rung = len(rungs) - 1 if confirm else len(trial.rungs)
+        final = rung == len(rungs) - 1
+        rows_to = state.final_rows() if confirm else rungs[rung]
+        state.held.pop(trial.id, None)
+        return Train(
+            trial=trial.id,
+            configuration=state.configuration(trial.hash),
+            seed=trial.seed,
+            rows_from=trial.rows,
+            rows_to=rows_to,
+            warmup_rows=state.division.warmup_rows,
+            cooldown_rows=round(COOLDOWN_SHARE * rows_to) if final else 0,
+            rung=rung,
+            folder=f"trials/{trial.id}",
+            head=state.head,
+            evaluate_rows=state.division.final_evaluated if final else state.division.rung_evaluated,
+            final=final,
+            time_limit=self._time_limit(trial, rows_to - trial.rows, final),
+        )
+
+    def took(self, slot: int, job: Train, outcome: Outcome) -> None:
+        """Note the outcome of a job, and judge the trial."""
+        state, write = self._state, self._state.ledger.write
+        limit = state.rules.budget.max_memory
+        if outcome.status != "ok":
+            write("trial_ended", trial=job.trial, status=outcome.status, reason=outcome.reason, detail=outcome.detail)
+            return
+        write(
+            "rung",
+            trial=job.trial,
+            rung=job.rung,
+            rows=job.rows_from + outcome.rows,
+            metrics=outcome.metrics,
+            loss=outcome.loss,
+            seconds=outcome.seconds,
+            train_seconds=outcome.train_seconds,
+            evaluate_seconds=outcome.evaluate_seconds,
+            peak_bytes=outcome.peak_bytes,
+            outputs=outcome.outputs,
+            adapter=outcome.adapter,
+            sha256=outcome.sha256,
+            head_params=outcome.values["head_params"],
+        )
+        state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds)
+        if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
+            detail = f"{outcome.peak_bytes:,} live bytes were measured, above the limit of {limit:,}"
+            write("trial_ended", trial=job.trial, status="infeasible", reason="max_memory", detail=detail)
+        elif job.final:
+            write("trial_ended", trial=job.trial, status="completed", reason="trained in full", detail=None)
+        else:
+            self._judge(slot, state.ledger.log.trials[job.trial])
+
+    def lost(self, job: Train, lost: Lost) -> None:
+        """The worker died: the trial goes on from its last rung, unless it has died too often."""
+        ledger = self._state.ledger
+        trial = ledger.log.trials[job.trial]
+        if trial.attempts >= ATTEMPTS:
+            detail = f"{lost.reason}; given up after {trial.attempts} attempts"
+            ledger.write("trial_ended", trial=job.trial, status="failed", reason="lost", detail=detail)
+            return
+        ledger.write("retried", trial=job.trial, reason=lost.reason, attempt=trial.attempts + 1)
+        self._state.held[job.trial] = lost.slot
+
+    def _judge(self, slot: int, trial: TrialLog) -> None:
+        state = self._state
+        arm = next(arm for name, arm in state.field.arms.items() if name == trial.arm)
+        decision = arm.judge(trial, state.ledger.log, len(state.division.rungs))
+        rung = trial.rungs[-1].rung
+        state.ledger.write("decision", trial=trial.id, rung=rung, action=decision.action, reason=decision.reason)
+        if decision.action == "stop":
+            state.ledger.write("trial_ended", trial=trial.id, status="stopped", reason=decision.reason, detail=None)
+        elif decision.action == "continue":
+            state.held[trial.id] = slot
+
+    def _time_limit(self, trial: TrialLog, rows: int, final: bool) -> float:
+        """Several times what is expected, and never past the end of the budget."""
+        patience = 30.0 + 5.0 * self._state.seconds(trial.hash, rows, final=final)
+        end = self._state.division.deadline
+        return patience if end is None else max(5.0, min(patience, end - self._state.ledger.used))

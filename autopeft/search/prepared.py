@@ -1,0 +1,234 @@
+"""A search that is ready to run: its parts, and how they are bound to the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autopeft.compose.base import Attention, DType, SharedBase, meta_carrier
+from autopeft.compose.identity import BaseIdentity
+from autopeft.cost.memory import MemoryGate, MemoryModel
+from autopeft.cost.time import StepCosts
+from autopeft.data.batches import longest_batch
+from autopeft.data.encoded import EncodedData
+from autopeft.data.plan import TextPlan
+from autopeft.data.read import RawData
+from autopeft.errors import NothingFeasible
+from autopeft.inspect import module_map
+from autopeft.search.arms import Arm
+from autopeft.search.division import Speed
+from autopeft.search.state import Field
+from autopeft.space import bind
+from autopeft.space.bound import BoundSpace
+from autopeft.space.configuration import Configuration, digest
+from autopeft.space.modules import ModuleMap
+from autopeft.space.values import SpaceValues
+from autopeft.spec import SearchSpec
+from autopeft.spec.parse import spec_to_dict
+from autopeft.strategy import build
+from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.trial.setup import WorkSetup
+from autopeft.trial.workbench import speed_configuration
+
+BASELINE_SPACE = "lora"
+LIMIT_FIELDS = ("max_adapter_params", "max_memory", "max_adapter_size", "max_latency_overhead", "target")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search, ready to run.
+
+    Attributes:
+        spec: What was asked for, presets filled in.
+        raw: The rows.
+        data: The tokenised rows.
+        text: How further rows are tokenised.
+        tokenizer: The base model's tokenizer.
+        base: The base model's tensors.
+        space: The user's space.
+        baseline: The space of tuned LoRA.
+        strategy: Values of the strategy.
+        heads: Heads to choose from.
+        precision: Dtype of the frozen base.
+        attention: Attention implementation of the base.
+        notes: What was inferred and decided, as sentences.
+    """
+
+    spec: SearchSpec
+    raw: RawData
+    data: EncodedData
+    text: TextPlan
+    tokenizer: Any
+    base: SharedBase
+    space: SpaceValues
+    baseline: SpaceValues
+    strategy: Mapping[str, Any]
+    heads: tuple[str, ...]
+    precision: DType
+    attention: Attention
+    notes: tuple[str, ...]
+
+    @property
+    def identity(self) -> BaseIdentity:
+        """Which base model it is."""
+        return self.base.identity
+
+    @property
+    def labels(self) -> int:
+        """Outputs of the head."""
+        return {"sequence_classification": len(self.data.label_names), "regression": 1}.get(self.raw.kind, 0)
+
+    @cached_property
+    def _maps(self) -> dict[str, ModuleMap]:
+        return {}
+
+    def modules(self, head: str) -> ModuleMap:
+        """The module map of the base under a head, without its weights."""
+        if head not in self._maps:
+            self._maps[head] = module_map(self.meta(head).model)
+        return self._maps[head]
+
+    def meta(self, head: str) -> Any:
+        """A carrier without weights."""
+        return meta_carrier(
+            self.base.config,
+            kind=self.raw.kind,
+            head=head,
+            labels=self.labels,
+            attention=self.attention,
+            identity=self.identity,
+        )
+
+    def bind(self, values: SpaceValues, head: str) -> BoundSpace:
+        """A space on this model within the budget's limits.
+
+        Raises:
+            NothingFeasible: Nothing of it fits.
+        """
+        modules, budget = self.modules(head), self.spec.budget
+        size = budget.max_adapter_size
+        return bind(
+            values,
+            modules,
+            param_limit=budget.param_limit(modules.base_params),
+            target=budget.target,
+            kind=self.raw.kind,
+            max_bytes=None if size is None else max(1, size - 4 * self.head_params(head)),
+        )
+
+    def head_params(self, head: str) -> int:
+        """Trained parameters of a head."""
+        if head == "lm":
+            return 0
+        if head != "stock":
+            return (self.modules(head).hidden_size + 1) * self.labels
+        carrier = self.meta(head)
+        layers = [carrier.model.get_submodule(name) for name in carrier.head_modules]
+        return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+
+    def memory(self, head: str) -> MemoryModel:
+        """Predicts live bytes at the longest batch."""
+        length = longest_batch(self.data.splits["train"], 1)[1]
+        return MemoryModel(lambda: self.meta(head), self.modules(head), length=length, dtype=self.precision)
+
+    def field(self, head: str, speed: Speed) -> Field:
+        """Both arms on the model under a head.
+
+        Raises:
+            NothingFeasible: Nothing of the user's space fits.
+        """
+        modules, limit = self.modules(head), self.spec.budget.max_memory
+        gate = MemoryGate(self.memory(head), limit) if limit is not None else None
+
+        def fits(configuration: Configuration) -> tuple[bool, int | None]:
+            return (True, None) if gate is None else gate.fits(configuration)
+
+        def arm(name: ArmName, bound: BoundSpace, salt: int) -> Arm:
+            seed = self.spec.seed * 2 + salt
+            strategy = build(self.strategy, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, seed), seed=seed)
+            skip = name == "space" and not bound.is_plain_lora
+            return Arm(name, bound, strategy, modules, fits, memory_limit=limit, skip_plain_lora=skip)
+
+        arms: dict[ArmName, Arm] = {}
+        # Where LoRA does not fit, the result says so by a null baseline.
+        with contextlib.suppress(NothingFeasible):
+            arms["baseline"] = arm("baseline", self.bind(self.baseline, head), 1)
+        arms["space"] = arm("space", self.bind(self.space, head), 0)
+        costs = StepCosts(modules)
+        costs.observe(speed_configuration(modules, self.raw.kind), 1000, 1000 * speed.train)
+        return Field(modules, arms, costs)
+
+    def setup(self, folder: Path) -> WorkSetup:
+        """What the workers get."""
+        lm = self.raw.kind == "causal_lm"
+        return WorkSetup(
+            base=self.base,
+            data=self.data,
+            kind=self.raw.kind,
+            metric=self.raw.metric,
+            labels=self.labels,
+            folder=str(folder.resolve()),
+            precision=self.precision,
+            attention=self.attention,
+            max_latency_overhead=self.spec.budget.max_latency_overhead,
+            tokenizer=self.tokenizer if lm else None,
+            meta={"text": self.text.to_dict(), "metric": self.raw.metric},
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same when a search is taken up again, by field."""
+        budget = self.spec.budget
+        return {
+            "task.model": self.identity.content_hash,
+            "task.data": dict(self.data.hashes),
+            "task.kind": self.raw.kind,
+            "task.metric": self.raw.metric,
+            "task.head": self.spec.task.head,
+            "space": self.space.fingerprint,
+            "strategy": digest(dict(self.strategy)),
+            "seed": self.spec.seed,
+            "evidence": self.spec.evidence,
+            "incumbent": None if self.spec.incumbent is None else str(Path(self.spec.incumbent).resolve()),
+            **{f"budget.{name}": getattr(budget, name) for name in LIMIT_FIELDS},
+        }
+
+    def header(self, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """The journal's first record."""
+        head = self.heads[0]
+        modules, bound = self.modules(head), self.bind(self.space, head)
+        columns = [*self.raw.text_columns, self.raw.label_column, self.raw.prompt_column, self.raw.response_column]
+        return {
+            "spec": spec_to_dict(self.spec),
+            "fingerprint": self.fingerprint(),
+            "task": {
+                "name": self.spec.task.name or f"{Path(self.spec.task.model).name} on {self.raw.source}",
+                "kind": self.raw.kind,
+                "metric": self.raw.metric,
+                "label_names": list(self.data.label_names),
+                "columns": [column for column in columns if column],
+                "max_length": self.data.max_length,
+                "notes": list(self.notes),
+                "rows": {name: split.rows for name, split in self.data.splits.items()},
+                "hashes": dict(self.data.hashes),
+            },
+            "model": {
+                "id": self.identity.id,
+                "revision": self.identity.revision,
+                "content_hash": self.identity.content_hash,
+                "architecture": modules.architecture,
+                "base_params": modules.base_params,
+                "blocks": modules.blocks,
+            },
+            "space": {
+                "name": self.space.name,
+                "methods": list(bound.methods),
+                "size": bound.size(),
+                "left_out": dict(bound.left_out),
+            },
+            "environment": dict(environment),
+            "procedure": {"evidence": self.spec.evidence, "strategy": dict(self.strategy), "baseline": BASELINE_SPACE},
+        }

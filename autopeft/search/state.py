@@ -1,0 +1,155 @@
+"""Where a search stands, as far as all its phases need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from autopeft.cost.time import StepCosts
+from autopeft.errors import AutopeftError
+from autopeft.search.arms import Arm
+from autopeft.search.division import Division, Speed
+from autopeft.search.finals import Finals
+from autopeft.search.ledger import Ledger
+from autopeft.space.configuration import Configuration
+from autopeft.space.modules import ModuleMap
+from autopeft.spec import Budget
+from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.strategy.jobs import Evaluate, Job, Train
+from autopeft.trial.setup import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What stays fixed over a search, apart from the spaces.
+
+    Attributes:
+        budget: The limits.
+        evidence: How much of the budget goes to certainty.
+        until_decided: Whether the search ends as soon as the verdict is settled.
+        heads: Heads to choose from.
+        train_rows: Rows of the training split.
+        validation_rows: Rows of the validation split.
+        test_rows: Rows of the test split.
+        test_hash: Checksum of the test rows.
+        incumbent: Folder of the adapter in use today, or None.
+        seed: Seed of exploration.
+    """
+
+    budget: Budget
+    evidence: str
+    until_decided: bool
+    heads: tuple[str, ...]
+    train_rows: int
+    validation_rows: int
+    test_rows: int
+    test_hash: str
+    incumbent: str | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """The arms of a search on the model under its head.
+
+    Attributes:
+        modules: The module map.
+        arms: By name, in the order of precedence.
+        costs: Learned step costs.
+    """
+
+    modules: ModuleMap
+    arms: Mapping[ArmName, Arm]
+    costs: StepCosts
+
+
+class State:
+    """The journal, what is fixed, and what runs right now. Final.
+
+    Args:
+        ledger: Journal and fold.
+        rules: What is fixed.
+        field: `(head, speed) -> Field`: binds the arms once the head is known.
+        slots: Workers.
+
+    Attributes:
+        running: Slot -> its job.
+        progress: Slot -> how far its job is.
+        held: Trial -> slot: trials that go on without being asked about again, best on that slot.
+    """
+
+    def __init__(self, ledger: Ledger, rules: Rules, field: Callable[[str, Speed], Field], slots: int) -> None:
+        self.ledger = ledger
+        self.rules = rules
+        self.slots = slots
+        self.running: dict[int, Job] = {}
+        self.progress: dict[int, Progress] = {}
+        self.held: dict[str, int] = {}
+        self._make_field = field
+        self._field: Field | None = None
+        self._division = Division.from_dict(ledger.log.plan) if ledger.log.plan else None
+
+    @property
+    def divided(self) -> bool:
+        """Whether the budget has been divided: the probes are over."""
+        return self._division is not None
+
+    @property
+    def division(self) -> Division:
+        """How the budget is divided; known after the probes."""
+        if self._division is None:
+            raise AutopeftError("the budget is divided only after the workers' speed is known")
+        return self._division
+
+    def divide(self, division: Division) -> None:
+        """Fix how the budget is divided, in the journal first."""
+        self.ledger.write("plan", **division.to_dict(), started=self.ledger.used)
+        self._division = division
+
+    @property
+    def head(self) -> str:
+        """The head on top, chosen by the probe."""
+        return str(self.ledger.log.probes["heads"]["head"])
+
+    def bind(self, speed: Speed) -> Field:
+        """Bind the arms, at the measured speed; step costs are learned from the journal where there are any."""
+        self._field = self._make_field(self.head, speed)
+        for trial in self.ledger.log.trials.values():
+            before = 0
+            for rung in trial.rungs:
+                self._field.costs.observe(self.configuration(trial.hash), rung.rows - before, rung.train_seconds)
+                before = rung.rows
+        return self._field
+
+    @property
+    def field(self) -> Field:
+        """The arms; known after the head."""
+        return self._field or self.bind(self.division.speed)
+
+    @property
+    def finals(self) -> Finals:
+        """Everything about finalists."""
+        return Finals(self.ledger, self.division, tuple(self.field.arms))
+
+    def configuration(self, hash: str) -> Configuration:
+        """A configuration by its hash."""
+        return Configuration.from_dict(self.ledger.log.configurations[hash].configuration)
+
+    def final_rows(self) -> int:
+        """Rows of a finalist's run."""
+        finalists = self.ledger.log.finalists
+        return int(finalists["rows"]) if finalists else self.division.final_rows
+
+    def seconds(self, hash: str, rows: int, *, final: bool) -> float:
+        """Expected seconds of a job: training, and the evaluation at its end."""
+        evaluated = self.division.final_evaluated if final else self.division.rung_evaluated
+        train = self.field.costs.predict(self.configuration(hash), rows)
+        return train + evaluated * self.division.speed.evaluate
+
+    def training(self) -> set[str]:
+        """Trials that run right now."""
+        return {job.trial for job in self.running.values() if isinstance(job, Train)}
+
+    def evaluating(self, name: str) -> bool:
+        """Whether an evaluation of this name runs right now."""
+        return any(isinstance(job, Evaluate) and job.name == name for job in self.running.values())
