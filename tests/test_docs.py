@@ -1,0 +1,55 @@
+"""The documents do not lie: links lead somewhere, commands parse, the Python of the README is valid."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import autopeft
+from autopeft.cli.parser import parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("autopeft ") and "..." not in line]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_parse(page: Path) -> None:
+    for line in commands(page):
+        parse(shlex.split(line)[1:])
+
+
+def test_the_python_of_the_readme_uses_what_exists() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    tree = ast.parse(code)
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "autopeft"
+    }
+    assert used
+    assert all(hasattr(autopeft, name) for name in used)
+    # Six lines besides the import, as the text says nothing more is needed.
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("import")]) <= 6
+
+
+def test_make_verbs_of_the_readme_exist() -> None:
+    verbs = re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(verbs) <= targets

@@ -1,0 +1,264 @@
+"""Whole searches on real workers: MiniLM, small data, a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import autopeft
+from autopeft.journal import SearchLog, read_journal
+
+
+def options(model: Path, data: Path | str, out: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "task": {"model": str(model), "data": str(data)},
+        "budget": {"max_adapter_params": "1%", "max_trials": 4, **more.pop("budget", {})},
+        "evidence": "quick",
+        "executor": "inprocess",
+        "set": {"strategy.halving.rungs": 2},
+        "out": str(out),
+        "tracking_uri": "none",
+        **more,
+    }
+
+
+def run(values: dict[str, Any]) -> autopeft.SearchResult:
+    return autopeft.search(values.pop("task"), values.pop("budget"), **values)
+
+
+@pytest.fixture(scope="module")
+def found(
+    minilm: Path, tiny_reviews: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[autopeft.SearchResult]:
+    """One search that everything below looks at."""
+    out = tmp_path_factory.mktemp("runs") / "found"
+    yield run(options(minilm, tiny_reviews, out, tracking_uri=None))
+
+
+def test_result_has_everything_that_it_promises(found: autopeft.SearchResult) -> None:
+    values = json.loads((found.folder / "result.json").read_text())
+    assert values == found.to_dict()
+    assert values["status"] == "found"
+    assert values["verdict"]["name"] in ("better", "tie", "worse", "unconfirmed")
+    assert values["trials"]["completed"] >= 4
+    for block in (values["winner"], values["baseline"], values["challenger"]):
+        assert block["adapter_params"] <= 0.01 * block["base_params"]
+        assert block["validation"]["low"] <= block["validation"]["mean"] <= block["validation"]["high"]
+        assert 0 <= block["test"]["accuracy"] <= 1
+        assert (found.folder / block["adapter_path"] / "manifest.json").is_file()
+    assert values["baseline"]["methods"] == ["lora"]
+    assert values["reference"]["name"] == "linear probe"
+    assert values["test_reads"] == 1
+    assert (found.folder / "report.html").stat().st_size > 5000
+
+
+def test_the_documented_schema_is_what_is_written(found: autopeft.SearchResult) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "result.md").read_text()
+    whole, block = text.split("A finalist block:")
+
+    def documented(part: str) -> set[str]:
+        first_cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+        return {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+
+    assert documented(whole) == set(found.to_dict())
+    assert documented(block) == set(found.values["baseline"])
+
+
+def test_nothing_in_the_adapter_folder_names_this_machine(found: autopeft.SearchResult, minilm: Path) -> None:
+    for path in (found.folder / "winner").glob("*.json"):
+        assert str(minilm.parent) not in path.read_text(), path.name
+        assert str(found.folder) not in path.read_text(), path.name
+
+
+def test_the_winner_predicts_as_it_was_scored(found: autopeft.SearchResult, tiny_reviews: Path) -> None:
+    rows = pd.read_csv(tiny_reviews / "test.csv")
+    predictor = autopeft.load(found.folder)
+    labels = [prediction["label"] for prediction in predictor.predict(rows["text"].tolist())]
+    accuracy = sum(a == b for a, b in zip(labels, rows["label"], strict=True)) / len(rows)
+    # The search computes in bfloat16 where the processor can, the predictor in float32.
+    assert abs(accuracy - found.winner["test"]["accuracy"]) <= 0.02
+
+
+def test_it_is_in_mlflow(found: autopeft.SearchResult) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{found.folder.parent / 'mlflow.db'}")
+    experiments = [e for e in client.search_experiments() if e.name != "Default"]
+    runs = client.search_runs([e.experiment_id for e in experiments])
+    log = SearchLog.fold(read_journal(found.folder))
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    assert len(children) == len(log.trials)
+    assert all(
+        "validation.accuracy" in r.data.metrics for r in children if r.data.tags["autopeft.status"] == "completed"
+    )
+    assert {"methods", "adapter_params", "total_rank", "layers"} <= set(children[0].data.params)
+
+
+def test_a_finished_search_is_not_run_again(found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path) -> None:
+    before = len(read_journal(found.folder))
+    again = run(options(minilm, tiny_reviews, found.folder, resume=True))
+    records = read_journal(found.folder)[before:]
+    assert {record.type for record in records} <= {"resumed", "plan", "finished", "note"}
+    assert again.winner["sha256"] == found.winner["sha256"]
+
+
+def test_more_trials_reopen_a_finished_search(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = run(options(minilm, tiny_reviews, out, budget={"max_trials": 2}))
+    more = run(options(minilm, tiny_reviews, out, budget={"max_trials": 4}, resume=True))
+    assert first.values["budget"]["used"]["trials"] == 2
+    assert more.values["budget"]["used"]["trials"] == 4
+    assert more.values["test_reads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"seed": 5}, "seed"),
+        ({"space": "lora"}, "space"),
+        ({"strategy": "random", "set": {}}, "strategy"),
+        ({"budget": {"max_adapter_params": "2%"}}, "budget.max_adapter_params"),
+    ],
+)
+def test_resume_refuses_another_search(
+    found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, change: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(autopeft.InputError) as error:
+        run(options(minilm, tiny_reviews, found.folder, resume=True, **change))
+    assert field in {problem.field for problem in error.value.problems}
+
+
+def test_a_data_frame_and_a_regression(minilm: Path, tmp_path: Path) -> None:
+    words = {"awful": -2.0, "poor": -1.0, "fine": 1.0, "superb": 2.0}
+    things = ["film", "play", "book", "song", "meal", "trip", "talk", "game"]
+    rows = [
+        {"text": f"a {word} {thing} number {number}", "score": value + 0.01 * number}
+        for word, value in words.items()
+        for thing in things
+        for number in range(10)
+    ]
+    frame = pd.DataFrame(rows).sample(frac=1.0, random_state=0)
+    result = autopeft.search(
+        autopeft.Task(model=str(minilm), data=frame),
+        autopeft.Budget(max_adapter_params=0.01, max_trials=3),
+        executor="inprocess",
+        evidence="quick",
+        out=str(tmp_path / "run"),
+        tracking_uri="none",
+    )
+    assert result.values["task"]["kind"] == "regression"
+    assert result.winner["test"]["pearson"] > 0.8
+    predicted = autopeft.load(tmp_path / "run").predict(["a superb film number 1", "an awful film number 1"])
+    assert predicted[0]["score"] > predicted[1]["score"]
+
+
+def test_target_peft_is_plain_peft(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    result = run(options(minilm, tiny_reviews, tmp_path / "run", budget={"target": "peft", "max_trials": 3}))
+    assert result.values["head"] == "stock"
+    assert result.winner["lowered_to"] is not None
+    config = json.loads((tmp_path / "run" / "winner" / "adapter_config.json").read_text())
+    assert config["peft_type"] == result.winner["lowered_to"]
+
+
+def test_infeasible_names_what_would_do(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    with pytest.raises(autopeft.NothingFeasible) as error:
+        run(options(minilm, tiny_reviews, tmp_path / "run", budget={"max_adapter_params": 3}))
+    needed = error.value.smallest["max_adapter_params"]
+    assert needed > 3
+    result = run(
+        options(minilm, tiny_reviews, tmp_path / "run2", budget={"max_adapter_params": int(needed), "max_trials": 2})
+    )
+    assert result.winner["adapter_params"] <= needed
+
+
+def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+    fixed = ["--max-params", "1%", "--max-trials", "6", "--evidence", "quick", "--out", str(out), *more]
+    return [sys.executable, "-m", "autopeft", "search", "--model", str(model), "--data", str(data), *fixed]
+
+
+def wait_for(folder: Path, condition: Any, seconds: float = 120.0) -> SearchLog:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (folder / "journal.jsonl").is_file():
+            log = SearchLog.fold(read_journal(folder))
+            if condition(log):
+                return log
+        time.sleep(0.2)
+    raise AssertionError("what was waited for did not happen")
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_at_most_the_running_rungs(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(minilm, tiny_reviews, out, "--workers", "2"), start_new_session=True)
+    before = wait_for(out, lambda log: sum(bool(t.rungs) for t in log.trials.values()) >= 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(["pkill", "-9", "-f", str(out)], check=False)
+    resumed = subprocess.run(
+        command(minilm, tiny_reviews, out, "--workers", "2", "--resume", "--json"), capture_output=True, check=False
+    )
+    assert resumed.returncode == 0, resumed.stderr.decode()[-2000:]
+    log = SearchLog.fold(read_journal(out))
+    assert log.sessions == 2
+    for trial in before.trials.values():
+        assert [r.used for r in log.trials[trial.id].rungs[: len(trial.rungs)]] == [r.used for r in trial.rungs]
+    assert json.loads(resumed.stdout)["status"] == "found"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_search_on_ray_in_order(
+    minilm: Path, tiny_reviews: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(minilm, tiny_reviews, out, "--workers", "2"), start_new_session=True)
+    wait_for(out, lambda log: any(t.rungs for t in log.trials.values()))
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 4
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "cancelled"
+    assert result["winner"] is not None
+    assert autopeft.load(out).predict(["a delightful film about a village"])
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(minilm, tiny_reviews, out, "--workers", "2"), start_new_session=True)
+    wait_for(out, lambda log: any(t.rungs for t in log.trials.values()))
+    workers = subprocess.run(["pgrep", "-f", "ray::_Worker"], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(workers[0]), signal.SIGKILL)
+    assert process.wait(timeout=300) == 0
+    log = SearchLog.fold(read_journal(out))
+    assert log.finished["status"] == "found"
+
+
+@pytest.mark.slow
+def test_a_language_model(smollm2: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"What is {a} plus {b}?", "response": f"{a} plus {b} is {a + b}."}
+        for a in range(12)
+        for b in range(12)
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    values = options(smollm2, data, tmp_path / "run", budget={"max_trials": 2, "max_time": "6m"}, space="lora")
+    values["set"] = {"strategy.halving.rungs": 1}
+    result = run(values)
+    assert result.status == "found"
+    assert result.values["task"]["metric"] == "log_likelihood"
+    assert result.winner["validation"]["mean"] > result.values["reference"]["validation"]
+    assert "exact_match" in result.winner["test"]
+    answer = autopeft.load(tmp_path / "run").predict([{"prompt": "What is 3 plus 4?"}])[0]["response"]
+    assert answer
