@@ -37,12 +37,10 @@ def run(values: dict[str, Any]) -> autopeft.SearchResult:
 
 
 @pytest.fixture(scope="module")
-def found(
-    minilm: Path, tiny_reviews: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[autopeft.SearchResult]:
+def found(minilm: Path, tiny_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> autopeft.SearchResult:
     """One search that everything below looks at."""
     out = tmp_path_factory.mktemp("runs") / "found"
-    yield run(options(minilm, tiny_reviews, out, tracking_uri=None))
+    return run(options(minilm, tiny_reviews, out, tracking_uri=None))
 
 
 def test_result_has_everything_that_it_promises(found: autopeft.SearchResult) -> None:

@@ -205,7 +205,7 @@ class Prepared:
             "spec": spec_to_dict(self.spec),
             "fingerprint": self.fingerprint(),
             "task": {
-                "name": self.spec.task.name or f"{Path(self.spec.task.model).name} on {self.raw.source}",
+                "name": self.spec.task.name or f"{model_label(self.spec.task.model)} on {self.raw.source}",
                 "kind": self.raw.kind,
                 "metric": self.raw.metric,
                 "label_names": list(self.data.label_names),
@@ -232,3 +232,9 @@ class Prepared:
             "environment": dict(environment),
             "procedure": {"evidence": self.spec.evidence, "strategy": dict(self.strategy), "baseline": BASELINE_SPACE},
         }
+
+
+def model_label(model: str) -> str:
+    """A short name for a model: the last part of its id or folder that says something."""
+    parts = [part for part in Path(model).parts if part not in ("/", "model", "models", "snapshots")]
+    return parts[-1] if parts else model
