@@ -30,7 +30,7 @@ def cluster() -> Iterator[None]:
 
     from autopeft.executors.ray import connect
 
-    connect(None, 2)
+    connect(None)
     yield
     ray.shutdown()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ from autopeft.space import bind, resolve
 from autopeft.space.configuration import Configuration
 from autopeft.spec import Budget
 from autopeft.strategy import build
+from autopeft.strategy.jobs import Evaluate, Probe, Train
 from autopeft.testing.worlds import SyntheticWorld, by_method
 from autopeft.trial.workbench import speed_configuration
 
@@ -64,7 +67,8 @@ class Bench:
                 bound,
                 strategy,
                 modules,
-                self.gate,  # type: ignore[arg-type]
+                self.gate,
+                lambda configuration: 5000,  # type: ignore[arg-type]
                 memory_limit=self.budget.max_memory,
                 skip_plain_lora=skip,
             )
@@ -180,6 +184,68 @@ def test_a_resumed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     assert all(t.ended is not None for t in log.trials.values())
 
 
+def test_a_search_goes_on_from_wherever_its_journal_ends(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), rows=200)
+    budget = Budget(max_time=300.0)
+    Bench(tmp_path / "whole", world, budget, evidence="quick").run()
+    lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    ends: dict[str, list[int]] = {}
+    for number, line in enumerate(lines, start=1):
+        ends.setdefault(json.loads(line)["type"], []).append(number)
+    del ends["finalists"][1:]
+    cuts = sorted({cut for numbers in ends.values() for cut in (numbers[0], numbers[len(numbers) // 2], numbers[-1])})
+    assert len(cuts) > 15
+    for cut in cuts:
+        folder = tmp_path / f"cut{cut}"
+        shutil.copytree(tmp_path / "whole", folder)
+        (folder / "journal.jsonl").write_bytes(b"".join(lines[:cut]))
+        bench = Bench(folder, world, budget, evidence="quick")
+        done = {(t.id, r.rung) for t in SearchLog.fold(read_journal(folder)).trials.values() for r in t.rungs}
+        before = len(world.jobs)
+        log = bench.run(resume=True)
+        again = {(job.trial, job.rung) for job in world.jobs[before:] if isinstance(job, Train)}
+        assert log.verdict is not None, cut
+        assert not done & again, cut
+        assert all(trial.ended is not None for trial in log.trials.values()), cut
+
+
+def test_an_arm_that_always_fails_does_not_starve_the_other(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), fate=lambda job, attempt: "nan" if job.configuration.plain_lora else "ok")
+    log = Bench(tmp_path / "run", world, Budget(max_trials=12)).run()
+    assert len(explored(log, "space")) >= 6
+    assert all(t.status == "failed" for t in explored(log, "baseline"))
+    assert log.verdict["name"] == "unconfirmed"
+    assert log.verdict["takes"] == "challenger"
+
+
+def test_an_evaluation_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), kills=lambda job: isinstance(job, Evaluate))
+    log = Bench(tmp_path / "run", world, Budget(max_trials=4)).run()
+    assert not log.tests["baseline"]["metrics"]
+    assert any("could not be evaluated" in note for note in log.notes)
+
+
+def test_probes_that_kill_their_workers_end_the_search(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), kills=lambda job: isinstance(job, Probe))
+    with pytest.raises(AutopeftError, match="workers die"):
+        Bench(tmp_path / "run", world, Budget(max_trials=4)).run()
+
+
+def test_max_compute_is_kept(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}))
+    log = Bench(tmp_path / "run", world, Budget(max_compute=400.0)).run()
+    busy = sum(trial.seconds for trial in log.trials.values())
+    assert 200 < busy <= 400
+
+
+def test_time_that_is_left_buys_further_seeds(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}))
+    log = Bench(tmp_path / "run", world, Budget(max_time=4000.0), evidence="quick").run()
+    runs = [t for t in log.trials.values() if t.purpose == "confirm"]
+    assert len(log.finalists["seeds"]) > 2
+    assert len(runs) == 2 * len(log.finalists["seeds"])
+
+
 def test_a_dying_worker_costs_one_rung(tmp_path: Path) -> None:
     world = SyntheticWorld(
         by_method({}), fate=lambda job, attempt: "dies" if attempt == 1 and job.trial == "t0002" else "ok"
@@ -242,8 +308,9 @@ def test_memory_limit_refuses_before_training(tmp_path: Path) -> None:
 
 def test_measured_memory_above_the_limit_is_infeasible(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_memory=50_000_000, max_trials=4))
-    with pytest.raises(AutopeftError):
+    with pytest.raises(NothingFeasible) as error:
         bench.run()
+    assert error.value.binds == "max_memory"
     log = SearchLog.fold(read_journal(tmp_path / "run"))
     assert {t.status for t in log.trials.values()} == {"infeasible"}
 

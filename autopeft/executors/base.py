@@ -7,6 +7,7 @@ passes every event to `Controller.on_event`, and returns when every slot has bee
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,10 @@ class Executor(ABC):
     slots: int
 
     @abstractmethod
+    def close(self) -> None:
+        """Let go of what was taken at construction, when `run` is never called. Harmless after it."""
+
+    @abstractmethod
     def run(self, controller: Controller, setup: WorkSetup) -> None:
         """Run until every slot is done.
 
@@ -98,8 +103,8 @@ class PoolExecutor(Executor):
             controller.on_event(progress)
             controller.tick()
 
-        self.start(setup, notify)
         try:
+            self.start(setup, notify)
             self._loop(controller)
         finally:
             self.stop()
@@ -147,3 +152,8 @@ class PoolExecutor(Executor):
     @abstractmethod
     def stop(self) -> None:
         """End all workers; called once, last, also after an error."""
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

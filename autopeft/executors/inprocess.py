@@ -38,6 +38,9 @@ class InProcessExecutor(PoolExecutor):
 
         return [Finished(0, self._bench.run(job, report))]
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
     def stop(self) -> None:
         """Let go of the base model."""
         self._bench = None

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from autopeft.errors import InputError
-from autopeft.executors.base import Event, Finished, Lost, PoolExecutor, Progressed
-from autopeft.strategy.jobs import Job, Train
+from autopeft.executors.base import Event, Finished, Lost, PoolExecutor, Progressed, cores
+from autopeft.strategy.jobs import Job, Outcome, Train
 from autopeft.trial.setup import Progress, WorkSetup
 
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 60.0
+START_SECONDS = 120.0
+"""How long the workers may take to start."""
+GRACE_SECONDS = 15.0
 """How far past its own time limit a job may be before its worker is taken for hung."""
 
 
@@ -74,7 +76,7 @@ def own_token() -> None:
     atexit.register(Path(path).unlink, missing_ok=True)
 
 
-def connect(address: str | None, workers: int) -> None:
+def connect(address: str | None) -> None:
     """Join a Ray cluster, or start one on this machine without a dashboard.
 
     Raises:
@@ -87,7 +89,7 @@ def connect(address: str | None, workers: int) -> None:
     quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
     if address is None:
         own_token()
-        ray.init(num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        ray.init(num_cpus=cores(), include_dashboard=False, **quiet)
         return
     try:
         _knock(address)
@@ -123,7 +125,7 @@ class RayExecutor(PoolExecutor):
         self, workers: int | None = None, gpus_per_trial: float | None = None, address: str | None = None
     ) -> None:
         self._owns = not ray.is_initialized()
-        connect(address, workers or 1)
+        connect(address)
         self._address = address
         have = ray.cluster_resources()
         gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 1.0)
@@ -148,6 +150,17 @@ class RayExecutor(PoolExecutor):
         self._notify = notify
         self._setup = ray.put(setup)
         self._pool = [_Slot(self._actor()) for _ in range(self.slots)]
+        try:
+            ray.get([place.actor.pid.remote() for place in self._pool], timeout=START_SECONDS)
+        except GetTimeoutError as error:
+            free = ray.available_resources()
+            have = ", ".join(f"{free[name]:g} {name}" for name in ("CPU", "GPU") if name in free)
+            raise InputError.one(
+                "workers",
+                self.slots,
+                f"the cluster gave no room for so many within {START_SECONDS:.0f} s (free: {have or 'nothing'})",
+                "Use fewer workers, or wait until others are done.",
+            ) from error
 
     def _actor(self) -> Any:
         threads = 1 if self.gpus_per_trial == 0 else 4
@@ -191,6 +204,8 @@ class RayExecutor(PoolExecutor):
             return Finished(slot, ray.get(reference))
         except RayActorError as error:
             return self._replace(slot, job, f"the worker died: {str(error).splitlines()[0]}")
+        except RayTaskError as error:
+            return Finished(slot, Outcome(job, "failed", "error", str(error.cause)[:2000]))
 
     def _look(self, slot: int, place: _Slot) -> list[Event]:
         """Progress of a running job; a worker past all limits is killed."""

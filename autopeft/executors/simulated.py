@@ -69,6 +69,9 @@ class SimulatedExecutor(PoolExecutor):
         self._clock.now = max(self._clock.now, end)
         return [Lost(slot, job, "the simulated worker died") if outcome is None else Finished(slot, outcome)]
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
     def stop(self) -> None:
         """Drop what was still running."""
         self._ends.clear()

@@ -109,6 +109,10 @@ class TuneExecutor(Executor):
         self._pool = RayExecutor(workers, gpus_per_trial, address)
         self.slots = self._pool.slots
 
+    def close(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        self._pool.close()
+
     def run(self, controller: Controller, setup: WorkSetup) -> None:
         """See `Executor.run`."""
         gpus = self._pool.gpus_per_trial

@@ -19,6 +19,8 @@ TRIES = 60
 
 Gate = Callable[[Configuration], tuple[bool, int | None]]
 """Whether a configuration fits into the memory limit, and the bytes predicted for it."""
+Bytes = Callable[[Configuration], int]
+"""The live bytes that training a configuration takes, predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Arm:
         strategy: How it is explored.
         modules: The model's module map.
         gate: The memory limit.
+        predict: Predicts memory exactly; asked only where nothing fits.
         memory_limit: Its value, or None.
         skip_plain_lora: Whether plain LoRA is left to the other arm.
     """
@@ -52,6 +55,7 @@ class Arm:
         strategy: Strategy,
         modules: ModuleMap,
         gate: Gate,
+        predict: Bytes = lambda configuration: 0,
         *,
         memory_limit: int | None,
         skip_plain_lora: bool,
@@ -62,6 +66,7 @@ class Arm:
         self.exhausted = False
         self._modules = modules
         self._gate = gate
+        self._predict = predict
         self._memory_limit = memory_limit
         self._skip_plain_lora = skip_plain_lora
 
@@ -76,7 +81,7 @@ class Arm:
     def views(self, log: SearchLog) -> list[TrialView]:
         """The arm as its strategy sees it, refused proposals included."""
         metric = log.rung_metric
-        seen = [view(trial, log, metric) for trial in self.trials(log)]
+        seen = [view(trial, log, metric) for trial in self.trials(log) if log.configurations[trial.hash].values]
         for refusal in log.rejected:
             if refusal["arm"] == self.name and refusal["constraint"] == "max_memory":
                 over = refusal["value"] / refusal["limit"] - 1.0
@@ -114,7 +119,20 @@ class Arm:
                 views = self.views(log)
             index += 1
         self.exhausted = True
-        return None
+        return self._smallest(log, index)
+
+    def least_bytes(self) -> int:
+        """Predicted memory of the space's smallest configuration."""
+        return self._predict(self.space.smallest())
+
+    def _smallest(self, log: SearchLog, index: int) -> Proposal | None:
+        """The last resort of an arm of which nothing fitted yet: its smallest configuration, at a point of its own."""
+        configuration = self.space.smallest()
+        if self.trials(log) or self._refusal(configuration, log) is not None:
+            return None
+        fits, predicted = self._gate(configuration)
+        params = configuration.adapter_params(self._modules)
+        return Proposal(configuration, {}, index, params, predicted) if fits else None
 
     def judge(self, trial: TrialLog, log: SearchLog, rungs: int) -> Decision:
         """What becomes of a trial after its latest rung."""

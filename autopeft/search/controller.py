@@ -20,8 +20,9 @@ from autopeft.executors import Done, Event, Lost, Progressed, Wait
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
 from autopeft.search.phases import Confirm, Explore, ProbePhase, TestPhase, Trainer
+from autopeft.search.phases.train import ATTEMPTS
 from autopeft.search.state import Field, Rules, State
-from autopeft.strategy.jobs import Evaluate, Job, Probe, Train
+from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
 
 PhaseName = Literal["probe", "explore", "confirm", "test", "done"]
 
@@ -57,10 +58,11 @@ class Controller:
         self._explore = Explore(self.state, self._trainer)
         self._confirm = Confirm(self.state, self._trainer)
         self._test = TestPhase(self.state)
-        for trial in ledger.log.trials.values():
+        self._losses: dict[str, int] = {}
+        for trial in list(ledger.log.trials.values()):
             if trial.ended is None and trial.status == "running":
-                # It ran when the last session ended: it goes on from its last rung.
-                self.state.held[trial.id] = 0
+                # It ran when the last session ended.
+                self._trainer.take_up(trial)
 
     @property
     def phase(self) -> PhaseName:
@@ -79,6 +81,7 @@ class Controller:
         answer = self._next(slot)
         if not isinstance(answer, Wait | Done):
             self.state.running[slot] = answer
+            self.state.began[slot] = self.state.ledger.used
             self.state.progress.pop(slot, None)
         return answer
 
@@ -134,6 +137,8 @@ class Controller:
                 self._trainer.lost(event.job, event)
             case Probe():
                 self._probe.lost(event.slot, event.reason)
-            case Evaluate():
-                # Asked for again: nothing of it is in the journal.
-                self.state.ledger.note(f"a worker died while it evaluated {event.job.name}: {event.reason}")
+            case Evaluate(name=name):
+                # Asked for again, as nothing of it is in the journal; but not for ever.
+                self._losses[name] = self._losses.get(name, 0) + 1
+                if self._losses[name] >= ATTEMPTS:
+                    self._test.took(event.job, Outcome(event.job, "failed", "lost", event.reason))

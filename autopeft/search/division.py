@@ -27,10 +27,17 @@ WARMUP_SHARE, COOLDOWN_SHARE = 0.06, 0.3
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Measured seconds per row on one worker, all workers busy."""
+    """Measured on one worker, all workers busy.
+
+    Attributes:
+        train: Seconds per row of training.
+        evaluate: Seconds per row of evaluation.
+        generate: Seconds of one round of generated answers; 0 where there is none.
+    """
 
     train: float
     evaluate: float
+    generate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,6 @@ def _seconds(budget: Budget, used: float, workers: int) -> float | None:
 
 def _affordable(seconds: float, runs: int, workers: int, speed: Speed, validation_rows: int) -> tuple[float, int]:
     """Rows of a full training, and of its evaluation, when so many runs share so many wall seconds."""
-    each = 0.9 * seconds / math.ceil(runs / workers)
+    each = max(0.0, 0.9 * seconds / math.ceil(runs / workers) - speed.generate)
     evaluated = min(validation_rows, max(MIN_EVALUATED, int(FINAL_EVALUATION * each / speed.evaluate)))
     return max(0.0, (each - evaluated * speed.evaluate) / speed.train), evaluated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval
 from autopeft.journal import TrialLog
-from autopeft.search.division import MIN_RUNG_ROWS, Division
+from autopeft.search.division import FINALIST_SEEDS, MIN_RUNG_ROWS, Division
 from autopeft.search.ledger import Ledger
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.trial.checkpoint import read_arrays
@@ -84,21 +84,35 @@ class Finals:
             rung=rungs - 1,
         )
 
-    def pending(self, *, until_decided: bool) -> Iterator[tuple[ArmName, str, int]]:
+    def pending(self, *, until_decided: bool) -> list[tuple[ArmName, str, int]]:
         """Runs of the finalists that were not started yet: seed by seed, both arms in turn."""
         named = self._named()
         if until_decided and self._settled():
-            return
-        for seed in named["seeds"]:
-            for arm, role in ROLES.items():
-                hash = named.get(role)
-                if hash and not any((t.arm, t.hash, t.seed) == (arm, hash, seed) for t in self._runs()):
-                    yield arm, hash, seed
+            return []
+        started = {(run.arm, run.hash, run.seed) for run in self._runs()}
+        runs = [(arm, named.get(role), seed) for seed in named["seeds"] for arm, role in ROLES.items()]
+        return [(arm, hash, seed) for arm, hash, seed in runs if hash and (arm, hash, seed) not in started]
+
+    def hashes(self) -> list[str]:
+        """Configurations of the finalists."""
+        return [hash for role in ROLES.values() if (hash := self._named().get(role))]
+
+    def further_seed(self) -> int | None:
+        """The next of the fixed seeds, when both finalists are there and have been confirmed by all seeds so far."""
+        seeds = self._named()["seeds"]
+        complete = len(self.hashes()) == 2 and all(len(self.runs(role)) == len(seeds) for role in ROLES.values())
+        left = [seed for seed in FINALIST_SEEDS if seed not in seeds]
+        return left[0] if seeds and complete and left else None
+
+    def extend(self, seed: int) -> None:
+        """Journal one more seed for the finalists."""
+        named = self._named()
+        self._ledger.write("finalists", **{**named, "seeds": [*named["seeds"], seed]})
 
     def runs(self, role: Role) -> list[TrialLog]:
         """The completed runs of a finalist with fresh seeds."""
         hash, arm = self._named().get(role), ARMS[role]
-        return [t for t in self._runs() if (t.arm, t.hash, t.status) == (arm, hash, "completed")]
+        return [run for run in self._runs() if (run.arm, run.hash, run.status) == (arm, hash, "completed")]
 
     def evidence(self, role: Role) -> list[TrialLog]:
         """What is known of a finalist: its runs with fresh seeds, or else its exploration."""
@@ -158,7 +172,7 @@ class Finals:
         present = [role for role, of_role in runs.items() if of_role]
         if len(present) == 1:
             missing = "tuned LoRA" if present[0] == "challenger" else "the space"
-            reason = f"nothing of {missing} could be trained within the limits"
+            reason = f"nothing of {missing} was trained within the limits"
             return Verdict("unconfirmed", 0.0, 0.0, 0.0, present[0], reason), len(runs[present[0]])
         outputs = {role: [self.outputs(run) for run in of_role] for role, of_role in runs.items()}
         sizes = {role: log.configurations[of_role[0].hash].adapter_params for role, of_role in runs.items()}
@@ -186,7 +200,7 @@ class Finals:
 
     def _metric(self) -> str:
         log = self._ledger.log
-        if any(self.runs(role) for role in ROLES.values()):
+        if all(self.runs(role) for role in ROLES.values() if self._named().get(role)):
             return log.metric
         return log.rung_metric
 
@@ -194,7 +208,10 @@ class Finals:
         return self._ledger.log.finalists or {"seeds": []}
 
     def _runs(self) -> list[TrialLog]:
-        return [trial for trial in self._ledger.log.trials.values() if trial.purpose == "confirm"]
+        """Runs with fresh seeds on as many rows as these finalists get: a reopened search may have shorter ones."""
+        rows = self._named().get("rows", 0)
+        runs = [trial for trial in self._ledger.log.trials.values() if trial.purpose == "confirm"]
+        return [run for run in runs if run.status != "completed" or run.rows >= rows]
 
 
 def makespan(seconds: list[float], workers: int) -> float:

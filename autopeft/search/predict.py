@@ -110,11 +110,13 @@ def load(run_dir: str | os.PathLike[str], model: str | None = None) -> Predictor
         raise InputError.one("run_dir", str(run_dir), "holds no winner", "Give the folder of a search that found one.")
     about = describe(winner)
     text = TextPlan.from_dict(about["meta"]["text"])
+    revision = None
     if model is None:
-        model = str(SearchLog.fold(read_journal(folder)).header["spec"]["task"]["model"])
-    base = load_base(model, kind=about["kind"], dtype="float32")
+        task = SearchLog.fold(read_journal(folder)).header["spec"]["task"]
+        model, revision = str(task["model"]), task.get("revision")
+    base = load_base(model, revision, kind=about["kind"], dtype="float32")
     carrier = attach(base, head=about["head"], labels=about["labels"])
     adapted = load_adapter(carrier, winner)
     adapted.eval()
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, revision)
     return Predictor(adapted, tokenizer, text, int(tokenizer.pad_token_id or 0))

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import torch
 
 from autopeft import catalogue
-from autopeft.compose.base import Attention, DType, load_base, load_tokenizer
+from autopeft.compose.base import Attention, DType, SharedBase, load_base, load_tokenizer
+from autopeft.compose.store import describe
 from autopeft.data.encode import encode, plan_of
-from autopeft.data.read import read
+from autopeft.data.read import RawData, read
 from autopeft.errors import InputError, Problem
 from autopeft.search.prepared import BASELINE_SPACE, Prepared
 from autopeft.space import resolve
@@ -36,7 +37,6 @@ def prepare(spec: SearchSpec) -> Prepared:
 
     Raises:
         InputError: Everything about task, space and strategy that cannot be used.
-        NothingFeasible: No configuration of the space fits the limits.
     """
     spec = _with_preset(spec)
     problems: list[Problem] = []
@@ -48,14 +48,16 @@ def prepare(spec: SearchSpec) -> Prepared:
         problems += _check_target(spec, raw.kind)
     if problems or raw is None or space is None or strategy is None:
         raise InputError(problems)
-    gpu = bool(spec.gpus_per_trial) or (spec.gpus_per_trial is None and torch.cuda.is_available())
+    gpu = _on_gpus(spec)
     precision = precision_here(gpu)
     base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
+    if spec.incumbent is not None:
+        _check_incumbent(spec.incumbent, base, raw)
     data, encoding_notes = encode(
         raw, tokenizer, max_length=spec.task.max_length, model_max=model_positions(base.config)
     )
     attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
-    prepared = Prepared(
+    return Prepared(
         spec=spec,
         raw=raw,
         data=data,
@@ -66,13 +68,11 @@ def prepare(spec: SearchSpec) -> Prepared:
         baseline=resolve(catalogue.read("spaces", BASELINE_SPACE)),
         strategy=strategy,
         heads=_heads(spec, raw.kind),
+        gpu=gpu,
         precision=precision,
         attention=attention,
         notes=(*raw.notes, *encoding_notes, f"the frozen base computes in {precision} with {attention} attention"),
     )
-    # A space that cannot fit is told before any worker starts; the formulas do not depend on the head.
-    prepared.bind(space, prepared.heads[0])
-    return prepared
 
 
 def model_positions(config: Mapping[str, Any]) -> int | None:
@@ -159,3 +159,27 @@ def _collect(problems: list[Problem], make: Callable[[], T]) -> T | None:
     except InputError as error:
         problems.extend(error.problems)
         return None
+
+
+def _on_gpus(spec: SearchSpec) -> bool:
+    if spec.gpus_per_trial is not None:
+        return spec.gpus_per_trial > 0
+    return bool(torch.cuda.is_available())
+
+
+def _check_incumbent(folder: str, base: SharedBase, raw: RawData) -> None:
+    """An adapter that cannot be compared is told before anything runs."""
+    about = describe(folder)
+    identity, labels = about["identity"], about["meta"].get("text", {}).get("label_names", [])
+    wrong = {
+        "another base model": identity["content_hash"] != base.identity.content_hash,
+        f"the task kind {about['kind']}, not {raw.kind}": about["kind"] != raw.kind,
+        f"other classes ({', '.join(labels[:5])}, ...)": list(labels) != list(raw.label_names),
+    }
+    problems = [
+        Problem("incumbent", folder, f"belongs to {what}", "Give an adapter for this task, or none.")
+        for what, is_so in wrong.items()
+        if is_so
+    ]
+    if problems:
+        raise InputError(problems)

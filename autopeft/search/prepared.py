@@ -35,6 +35,8 @@ from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import speed_configuration
 
 BASELINE_SPACE = "lora"
+PROBE_SHARE = 0.05
+"""Share of the time that measuring the heads may take."""
 LIMIT_FIELDS = ("max_adapter_params", "max_memory", "max_adapter_size", "max_latency_overhead", "target")
 
 
@@ -53,6 +55,7 @@ class Prepared:
         baseline: The space of tuned LoRA.
         strategy: Values of the strategy.
         heads: Heads to choose from.
+        gpu: Whether the workers compute on GPUs.
         precision: Dtype of the frozen base.
         attention: Attention implementation of the base.
         notes: What was inferred and decided, as sentences.
@@ -68,6 +71,7 @@ class Prepared:
     baseline: SpaceValues
     strategy: Mapping[str, Any]
     heads: tuple[str, ...]
+    gpu: bool
     precision: DType
     attention: Attention
     notes: tuple[str, ...]
@@ -110,14 +114,26 @@ class Prepared:
             NothingFeasible: Nothing of it fits.
         """
         modules, budget = self.modules(head), self.spec.budget
-        size = budget.max_adapter_size
+        size, head_bytes = budget.max_adapter_size, 4 * self.head_params(head)
+        try:
+            return self._bind(values, modules, None if size is None else max(1, size - head_bytes))
+        except NothingFeasible as error:
+            if "max_adapter_size" not in error.smallest:
+                raise
+            # The folder holds the head as well.
+            needed = error.smallest["max_adapter_size"] + head_bytes
+            text = f"{error.detail} With the head: {needed:,.0f} bytes."
+            raise NothingFeasible(error.binds, {**error.smallest, "max_adapter_size": needed}, text) from error
+
+    def _bind(self, values: SpaceValues, modules: ModuleMap, max_bytes: int | None) -> BoundSpace:
+        budget = self.spec.budget
         return bind(
             values,
             modules,
             param_limit=budget.param_limit(modules.base_params),
             target=budget.target,
             kind=self.raw.kind,
-            max_bytes=None if size is None else max(1, size - 4 * self.head_params(head)),
+            max_bytes=max_bytes,
         )
 
     def head_params(self, head: str) -> int:
@@ -142,16 +158,20 @@ class Prepared:
             NothingFeasible: Nothing of the user's space fits.
         """
         modules, limit = self.modules(head), self.spec.budget.max_memory
-        gate = MemoryGate(self.memory(head), limit) if limit is not None else None
+        memory = self.memory(head)
+        gate = MemoryGate(memory, limit) if limit is not None else None
 
         def fits(configuration: Configuration) -> tuple[bool, int | None]:
             return (True, None) if gate is None else gate.fits(configuration)
+
+        def exact(configuration: Configuration) -> int:
+            return memory.predict(configuration).bytes
 
         def arm(name: ArmName, bound: BoundSpace, salt: int) -> Arm:
             seed = self.spec.seed * 2 + salt
             strategy = build(self.strategy, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, seed), seed=seed)
             skip = name == "space" and not bound.is_plain_lora
-            return Arm(name, bound, strategy, modules, fits, memory_limit=limit, skip_plain_lora=skip)
+            return Arm(name, bound, strategy, modules, fits, exact, memory_limit=limit, skip_plain_lora=skip)
 
         arms: dict[ArmName, Arm] = {}
         # Where LoRA does not fit, the result says so by a null baseline.
@@ -162,9 +182,24 @@ class Prepared:
         costs.observe(speed_configuration(modules, self.raw.kind), 1000, 1000 * speed.train)
         return Field(modules, arms, costs)
 
+    def infeasible(self) -> NothingFeasible | None:
+        """Why nothing of the user's space fits the limits, or None. The formulas do not depend on the head."""
+        try:
+            self.bind(self.space, self.heads[0])
+        except NothingFeasible as error:
+            return error
+        return None
+
+    def _about_space(self, head: str) -> dict[str, Any]:
+        about: dict[str, Any] = {"name": self.space.name, "methods": [], "size": 0.0, "left_out": {}}
+        with contextlib.suppress(NothingFeasible):
+            bound = self.bind(self.space, head)
+            about |= {"methods": list(bound.methods), "size": bound.size(), "left_out": dict(bound.left_out)}
+        return about
+
     def setup(self, folder: Path) -> WorkSetup:
         """What the workers get."""
-        lm = self.raw.kind == "causal_lm"
+        lm, budget = self.raw.kind == "causal_lm", self.spec.budget
         return WorkSetup(
             base=self.base,
             data=self.data,
@@ -174,7 +209,11 @@ class Prepared:
             folder=str(folder.resolve()),
             precision=self.precision,
             attention=self.attention,
-            max_latency_overhead=self.spec.budget.max_latency_overhead,
+            gpu=self.gpu,
+            probe_seconds=60.0 if budget.max_time is None else min(60.0, PROBE_SHARE * budget.max_time),
+            # Merged weights cost nothing when they are used.
+            max_latency_overhead=None if budget.target == "merged" else budget.max_latency_overhead,
+            max_adapter_size=budget.max_adapter_size,
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
         )
@@ -199,7 +238,7 @@ class Prepared:
     def header(self, environment: Mapping[str, Any]) -> dict[str, Any]:
         """The journal's first record."""
         head = self.heads[0]
-        modules, bound = self.modules(head), self.bind(self.space, head)
+        modules = self.modules(head)
         columns = [*self.raw.text_columns, self.raw.label_column, self.raw.prompt_column, self.raw.response_column]
         return {
             "spec": spec_to_dict(self.spec),
@@ -223,12 +262,7 @@ class Prepared:
                 "base_params": modules.base_params,
                 "blocks": modules.blocks,
             },
-            "space": {
-                "name": self.space.name,
-                "methods": list(bound.methods),
-                "size": bound.size(),
-                "left_out": dict(bound.left_out),
-            },
+            "space": self._about_space(head),
             "environment": dict(environment),
             "procedure": {"evidence": self.spec.evidence, "strategy": dict(self.strategy), "baseline": BASELINE_SPACE},
         }

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.errors import NothingFeasible
+import torch
+
+from autopeft.errors import AutopeftError, NothingFeasible
+from autopeft.executors.base import cores
 from autopeft.search.division import Division, Speed, divide
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
@@ -46,11 +49,14 @@ def plan(spec: SearchSpec) -> Plan:
         NothingFeasible: As for `search`.
     """
     prepared = prepare(spec)
+    infeasible = prepared.infeasible()
+    if infeasible is not None:
+        raise infeasible
     head = prepared.heads[0]
     bound = prepared.bind(prepared.space, head)
     strategy = build(prepared.strategy, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, 0), seed=spec.seed)
     speed = _speed(prepared, head)
-    workers = spec.workers or 1
+    workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
     division = divide(
         spec.budget,
         used=0.0,
@@ -88,9 +94,20 @@ def plan(spec: SearchSpec) -> Plan:
 
 
 def _speed(prepared: Prepared, head: str) -> Speed:
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = Workbench(prepared.setup(Path(folder))).run(Probe("speed", (head,)))
-    return Speed(outcome.values["train_seconds_per_row"], outcome.values["evaluate_seconds_per_row"])
+    threads = torch.get_num_threads()
+    # A worker of a search has one thread.
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = Workbench(prepared.setup(Path(folder))).run(Probe("speed", (head,)))
+    finally:
+        torch.set_num_threads(threads)
+    if outcome.status != "ok":
+        raise AutopeftError(f"the speed probe ended {outcome.status} ({outcome.reason}): {outcome.detail}")
+    measured = outcome.values
+    return Speed(
+        measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], measured.get("generate_seconds", 0.0)
+    )
 
 
 def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:

@@ -10,17 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible, Problem
-from autopeft.executors import make
+from autopeft.executors import Executor, make
 from autopeft.journal import Journal, Record
 from autopeft.search.controller import Controller
-from autopeft.search.division import Division, extend
-from autopeft.search.events import Event, Listener
+from autopeft.search.division import FINISH_SECONDS, Division, extend
+from autopeft.search.events import Event, Listener, Snapshot
 from autopeft.search.ledger import Ledger
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
@@ -74,12 +75,19 @@ def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | 
     spec = replace(spec, out=spec.out or default_folder())
     folder = Path(str(spec.out))
     notify(Event("prepare"))
-    prepared = prepare(spec)
-    journal = (
-        Journal.resume(folder, started=began) if spec.resume else Journal.create(folder, spec.overwrite, started=began)
-    )
-    with journal:
-        return _Session(prepared, journal, notify).run()
+    with terminating() as renew:
+        prepared = prepare(spec)
+        infeasible = prepared.infeasible()
+        # Before the folder is touched: workers that cannot be had are bad input like any other.
+        executor = None if infeasible else make(spec)
+        renew()
+        try:
+            opened = Journal.resume if spec.resume else partial(Journal.create, overwrite=spec.overwrite)
+            with opened(folder, started=began) as journal:
+                return _Session(prepared, journal, notify).run(executor, infeasible)
+        finally:
+            if executor is not None:
+                executor.close()
 
 
 def default_folder() -> str:
@@ -121,9 +129,17 @@ class _Session:
         self._ledger = Ledger(journal, (*offer, self._tell))
         self._started = bool(journal.records)
 
-    def run(self) -> SearchResult:
-        """Start or take up the search, run it to its end, save what it found."""
+    def run(self, executor: Executor | None, infeasible: NothingFeasible | None) -> SearchResult:
+        """Start or take up the search, run it to its end, save what it found.
+
+        Args:
+            executor: The workers; None where nothing fits the limits.
+            infeasible: Why nothing fits, or None.
+        """
         log = self._ledger.log
+        repaired = self._ledger.journal.repaired
+        if repaired:
+            self._ledger.note(repaired)
         if self._started:
             check_fingerprint(log.header.get("fingerprint", {}), self._prepared.fingerprint())
             if self._tracker is not None:
@@ -138,13 +154,17 @@ class _Session:
         smallest: dict[str, float] | None = None
         fault: AutopeftError | None = None
         try:
-            self._search()
+            if executor is None:
+                raise infeasible or AutopeftError("there are no workers")
+            self._search(executor)
             if self._controller is None or self._controller.phase != "done":
                 status, message = "cancelled", "stopped by a signal"
         except KeyboardInterrupt:
             status, message = "cancelled", "stopped by a signal"
         except NothingFeasible as error:
             status, message, smallest, fault = "infeasible", str(error), error.smallest, error
+        except InputError:
+            raise
         except AutopeftError as error:
             status, message, fault = "failed", str(error), error
         if status == "cancelled":
@@ -162,9 +182,8 @@ class _Session:
         more_trials = budget.max_trials is not None and budget.max_trials > (latest.get("max_trials") or float("inf"))
         return more_time or more_trials
 
-    def _search(self) -> None:
+    def _search(self, executor: Executor) -> None:
         spec, prepared = self._spec, self._prepared
-        executor = make(spec)
         log = self._ledger.log
         if log.plan:
             division = Division.from_dict(log.plan)
@@ -191,9 +210,7 @@ class _Session:
         self._controller = Controller(
             self._ledger, rules, prepared.field, slots=executor.slots, on_tick=lambda: self._tell(None)
         )
-        # Not earlier: Ray puts its own handler in place when it starts.
-        with terminating():
-            executor.run(self._controller, prepared.setup(self._folder))
+        executor.run(self._controller, prepared.setup(self._folder))
 
     def _tell(self, record: Record | None) -> None:
         if self._controller is None:
@@ -227,9 +244,10 @@ class _Session:
             files = [self._folder / "result.json", self._folder / "report.html"]
             if values["winner"] is not None:
                 files.append(self._folder / "winner")
-            missing = self._tracker.close(files)
+            missing = self._tracker.close(files, wait=FINISH_SECONDS)
             if missing:
-                self._notify(Event("note", {"text": missing}))
+                shown = Snapshot("done") if self._controller is None else snapshot(self._controller)
+                self._notify(Event("note", {"text": missing}, shown))
         if fault is not None and not self._ledger.log.trials:
             raise fault
         return SearchResult(self._folder, values)
@@ -261,17 +279,28 @@ def check_fingerprint(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def terminating() -> Iterator[None]:
-    """Let SIGTERM end a search as cleanly as Ctrl-C does."""
+def terminating() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM and SIGHUP end a search as cleanly as Ctrl-C does.
+
+    Yields:
+        Puts the handlers in place again: Ray installs its own when it starts.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
 
     def interrupt(signum: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    earlier: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def install() -> None:
+        for number in earlier:
+            signal.signal(number, interrupt)
+
+    install()
     try:
-        yield
+        yield install
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -74,6 +74,7 @@ class State:
 
     Attributes:
         running: Slot -> its job.
+        began: Slot -> seconds used when its job was handed out.
         progress: Slot -> how far its job is.
         held: Trial -> slot: trials that go on without being asked about again, best on that slot.
     """
@@ -83,6 +84,7 @@ class State:
         self.rules = rules
         self.slots = slots
         self.running: dict[int, Job] = {}
+        self.began: dict[int, float] = {}
         self.progress: dict[int, Progress] = {}
         self.held: dict[str, int] = {}
         self._make_field = field
@@ -142,9 +144,21 @@ class State:
 
     def seconds(self, hash: str, rows: int, *, final: bool) -> float:
         """Expected seconds of a job: training, and the evaluation at its end."""
-        evaluated = self.division.final_evaluated if final else self.division.rung_evaluated
+        division = self.division
+        evaluated = division.final_evaluated if final else division.rung_evaluated
+        generated = division.speed.generate if final else 0.0
         train = self.field.costs.predict(self.configuration(hash), rows)
-        return train + evaluated * self.division.speed.evaluate
+        return train + evaluated * division.speed.evaluate + generated
+
+    def affords(self, seconds: float, share: float) -> bool:
+        """Whether a job of so many seconds stays within a share of the limit on busy seconds."""
+        limit = self.rules.budget.max_compute
+        if limit is None:
+            return True
+        busy = sum(trial.seconds for trial in self.ledger.log.trials.values())
+        busy += sum(self.ledger.used - self.began[slot] for slot in self.running)
+        busy += sum(float(probe.get("seconds") or 0.0) for probe in self.ledger.log.probes.values())
+        return busy + seconds <= share * limit
 
     def training(self) -> set[str]:
         """Trials that run right now."""

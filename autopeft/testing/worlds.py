@@ -36,6 +36,7 @@ class SyntheticWorld:
         seed_noise: Standard deviation of accuracy between seeds.
         seconds_per_row: Training time.
         fate: `(job, number of the attempt from 1)` -> ``"ok"``, ``"dies"``, ``"nan"`` or ``"oom"``.
+        kills: Whether a job of any kind kills its worker.
         jobs: All jobs done, in order.
     """
 
@@ -44,12 +45,15 @@ class SyntheticWorld:
     seed_noise: float = 0.004
     seconds_per_row: float = 0.005
     fate: Callable[[Train, int], str] = lambda job, attempt: "ok"
+    kills: Callable[[Job], bool] = lambda job: False
     jobs: list[Job] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def outcome(self, job: Job, folder: str) -> Outcome | None:
         """See `autopeft.executors.simulated.World`."""
         self.jobs.append(job)
+        if self.kills(job):
+            return None
         match job:
             case Probe(kind="heads"):
                 values: dict[str, Any] = {"head": "mean", "score": 0.7, "scores": {"mean": 0.7}}

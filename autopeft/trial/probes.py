@@ -17,6 +17,23 @@ from autopeft.trial.setup import WorkSetup
 
 PROBE_TRAIN_ROWS = 5000
 PROBE_SEED = 7
+MIN_ROWS = 100
+
+
+def _choice(rows: int, most: int) -> Array:
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(PROBE_SEED).choice(rows, most, replace=False))
+
+
+def _affordable(carrier: Carrier, split: EncodedSplit, setup: WorkSetup, device: torch.device) -> int:
+    """Rows whose features can be computed in the time for it, from one timed batch."""
+    sample = _choice(split.rows, EVALUATION_ROWS)
+    features(carrier, split, sample, setup, device)
+    began = time.monotonic()
+    features(carrier, split, sample, setup, device)
+    each = (time.monotonic() - began) / len(sample)
+    return max(4 * MIN_ROWS, int(setup.probe_seconds / each))
 
 
 @torch.inference_mode()
@@ -61,19 +78,19 @@ def choose_head(carrier: Carrier, heads: tuple[str, ...], setup: WorkSetup, devi
     """
     began = time.monotonic()
     train, validation = setup.data.splits["train"], setup.data.splits["validation"]
-    chosen = np.arange(train.rows)
-    if train.rows > PROBE_TRAIN_ROWS:
-        chosen = np.sort(np.random.default_rng(PROBE_SEED).choice(train.rows, PROBE_TRAIN_ROWS, replace=False))
+    rows = _affordable(carrier, train, setup, device)
+    chosen = _choice(train.rows, min(PROBE_TRAIN_ROWS, round(0.7 * rows)))
+    seen = _choice(validation.rows, max(MIN_ROWS, round(0.3 * rows)))
     if train.labels is None or validation.labels is None:
         raise ValueError("a linear probe needs labels")
     of_train = features(carrier, train, chosen, setup, device)
-    of_validation = features(carrier, validation, np.arange(validation.rows), setup, device)
+    of_validation = features(carrier, validation, seen, setup, device)
     found = {
         head: linear_probe(
             of_train[head],
             train.labels[chosen],
             of_validation[head],
-            validation.labels,
+            validation.labels[seen],
             kind=setup.kind,
             metric=setup.metric,
         )

@@ -25,7 +25,10 @@ class WorkSetup:
         attention: Attention implementation of the base.
         generate_rows: Rows for which answers are generated (exact match).
         generate_tokens: Longest generated answer.
-        max_latency_overhead: The limit of the budget, or None.
+        gpu: Whether workers compute on a GPU.
+        probe_seconds: What measuring the heads may take, about.
+        max_latency_overhead: The limit of the budget, or None where there is nothing to measure.
+        max_adapter_size: The limit of the budget on the adapter's folder, or None.
         tokenizer: For language models, to read generated answers; None otherwise.
         meta: Stored with every adapter: how new rows are tokenised.
     """
@@ -40,7 +43,10 @@ class WorkSetup:
     attention: Attention
     generate_rows: int = 48
     generate_tokens: int = 64
+    gpu: bool = False
+    probe_seconds: float = 60.0
     max_latency_overhead: float | None = None
+    max_adapter_size: int | None = None
     tokenizer: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
 

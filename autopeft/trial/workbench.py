@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, checksum
@@ -37,9 +38,23 @@ BARE = Training((), 1e-3, 16)
 """Training of a configuration without parts: the base and a head."""
 
 
-def pick_device() -> torch.device:
-    """The first GPU that this process may see, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+"""What a configuration, a checkpoint or the data can make torch and its friends raise."""
+
+
+def pick_device(gpu: bool) -> torch.device:
+    """The first GPU that this process may see where one is wanted, else the processor."""
+    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
 class Workbench:
@@ -52,7 +67,7 @@ class Workbench:
 
     def __init__(self, setup: WorkSetup, device: torch.device | None = None) -> None:
         self.setup = setup
-        self.device = device or pick_device()
+        self.device = device or pick_device(setup.gpu)
         self._carriers: dict[str, Carrier] = {}
         self._maps: dict[str, ModuleMap] = {}
         self._resident: tuple[str, int, AdaptedModel, torch.optim.AdamW] | None = None
@@ -80,9 +95,9 @@ class Workbench:
             outcome = Outcome(job, "failed", "damaged", str(error))
         except torch.OutOfMemoryError as error:
             outcome = Outcome(job, "infeasible", "oom", str(error).splitlines()[0], peak_bytes=self._device_peak())
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        except BROKEN as error:
             text = f"{type(error).__name__}: {error}"
-            if "can't allocate memory" in text:
+            if isinstance(error, MemoryError) or "can't allocate memory" in text:
                 outcome = Outcome(job, "infeasible", "oom", text.splitlines()[0])
             else:
                 outcome = Outcome(job, "failed", "error", text[:2000])
@@ -108,7 +123,9 @@ class Workbench:
 
     def _train(self, job: Train, report: Callable[[Progress], None]) -> Outcome:
         setup, carrier = self.setup, self.carrier(job.head)
-        model, optimizer = self._take(job, carrier)
+        job, model, optimizer = self._take(job, carrier)
+        if job.rows_from == 0:
+            self._check_latency(model, carrier)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         measured = job.rows_from == 0 and self.device.type == "cpu"
@@ -121,7 +138,6 @@ class Workbench:
         if job.final and setup.kind == "causal_lm":
             metrics["exact_match"], arrays["exact"] = self._exact_match(model, "validation")
         evaluated = time.monotonic() - began
-        self._check_latency(model, carrier)
         if checksum(carrier) != self._checksums[job.head]:
             raise TrialFailure("base_changed", "the frozen base was written to", infeasible=True)
         final = checkpoint.rung_folder(setup.path / job.folder, job.rung)
@@ -141,24 +157,30 @@ class Workbench:
             values={"adapter_params": model.adapter_params, "head_params": model.head_params},
         )
 
-    def _take(self, job: Train, carrier: Carrier) -> tuple[AdaptedModel, torch.optim.AdamW]:
-        """The trial's model and optimizer: the resident ones, from its checkpoint, or fresh."""
+    def _take(self, job: Train, carrier: Carrier) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
+        """The trial's model and optimizer: the resident ones, from its checkpoint, or fresh.
+
+        Where the checkpoint is damaged the trial starts anew: the job returned says from which row.
+        """
         if self._resident is not None and job.rows_from > 0:
             trial, rows, model, optimizer = self._resident
             if trial == job.trial and rows == job.rows_from:
-                return model, optimizer
+                return job, model, optimizer
         self._forget()
-        if job.rows_from == 0:
-            model = adapt(carrier, job.configuration, self.modules(job.head), seed=job.seed)
-            model.to(self.device)
-            self._start_head(model)
-            return model, build_optimizer(model.groups(), job.configuration.training)
-        folder = checkpoint.rung_folder(self.setup.path / job.folder, job.rung - 1)
-        model = load_adapter(carrier, folder / "adapter", trainable=True)
-        model.to(self.device)
-        optimizer = build_optimizer(model.groups(), job.configuration.training)
-        checkpoint.load_optimizer(folder / "optimizer.safetensors", model, optimizer)
-        return model, optimizer
+        training = job.configuration.training
+        if job.rows_from > 0:
+            folder = checkpoint.rung_folder(self.setup.path / job.folder, job.rung - 1)
+            try:
+                model = load_adapter(carrier, folder / "adapter", trainable=True).to(self.device)
+                optimizer = build_optimizer(model.groups(), training)
+                checkpoint.load_optimizer(folder / "optimizer.safetensors", model, optimizer)
+            except (InputError, SafetensorError, OSError):
+                job = replace(job, rows_from=0)
+            else:
+                return job, model, optimizer
+        model = adapt(carrier, job.configuration, self.modules(job.head), seed=job.seed).to(self.device)
+        self._start_head(model)
+        return job, model, build_optimizer(model.groups(), training)
 
     def _store(
         self, job: Train, model: AdaptedModel, optimizer: torch.optim.AdamW, arrays: dict[str, np.ndarray], final: Path
@@ -171,6 +193,12 @@ class Workbench:
         if not job.final:
             checkpoint.save_optimizer(working / "optimizer.safetensors", model, optimizer)
         checkpoint.write_arrays(working / "outputs.safetensors", arrays)
+        limit = self.setup.max_adapter_size
+        size = sum(path.stat().st_size for path in (working / "adapter").iterdir())
+        if limit is not None and size > limit:
+            shutil.rmtree(working)
+            detail = f"the adapter takes {size:,} bytes on disk, above the limit of {limit:,}"
+            raise TrialFailure("max_adapter_size", detail, infeasible=True)
         checkpoint.finish_rung(working, final)
         return sha256
 
@@ -197,12 +225,21 @@ class Workbench:
         split = self.setup.data.splits["validation"]
         rows = next(iter(evaluation_batches(split, LATENCY_ROWS)))
         batch = step_tensors(pad(split, rows, self.setup.data.pad_token), self.setup.kind, self.device)
-        bare = adapt(carrier, Configuration.of({}, BARE), self.modules(carrier.head), seed=0).to(self.device)
+        bare = self._bare(carrier)
         precision = torch.bfloat16 if self.setup.precision == "bfloat16" else None
         ratio = overhead(model.eval(), bare.eval(), batch, autocast_dtype=precision)
         if ratio > limit:
             detail = f"a forward pass takes {ratio:.2f} times the bare base's, above the limit of {limit:.2f}"
-            raise TrialFailure("latency", detail, infeasible=True)
+            raise TrialFailure("max_latency_overhead", detail, infeasible=True)
+
+    def _bare(self, carrier: Carrier) -> AdaptedModel:
+        """The base under its head without any part."""
+        nothing = Configuration.of({}, BARE)
+        if carrier.head in ("cls", "mean"):
+            model = adapt(carrier, nothing, self.modules(carrier.head), seed=0)
+            model.to(self.device)
+            return model
+        return AdaptedModel(carrier, nothing, carrier.model, None)
 
     def _probe(self, job: Probe) -> Outcome:
         if job.heads == ("lm",) and job.kind == "heads":
@@ -219,7 +256,7 @@ class Workbench:
 
     def _bare_language_model(self, job: Probe) -> Outcome:
         """What the untouched base scores: a language model has no linear probe."""
-        model = adapt(self.carrier("lm"), Configuration.of({}, BARE), self.modules("lm"), seed=0).to(self.device)
+        model = self._bare(self.carrier("lm"))
         split = self.setup.data.splits["validation"]
         arrays = outputs(model, split, self.setup, self.device, rows=subset(split, BARE_ROWS))
         value = score("log_likelihood", arrays)
@@ -246,14 +283,21 @@ class Workbench:
         sample = subset(split, SPEED_ROWS if self.setup.kind != "causal_lm" else SPEED_ROWS // 4)
         began = time.monotonic()
         outputs(model, split, self.setup, self.device, rows=sample)
+        evaluated = time.monotonic()
+        if self.setup.kind == "causal_lm":
+            self._exact_match(model, "validation")
         return {
             "train_seconds_per_row": seconds / rows,
-            "evaluate_seconds_per_row": (time.monotonic() - began) / len(sample),
+            "evaluate_seconds_per_row": (evaluated - began) / len(sample),
+            "generate_seconds": time.monotonic() - evaluated,
         }
 
     def _evaluate(self, job: Evaluate) -> Outcome:
         folder = Path(job.folder) if Path(job.folder).is_absolute() else self.setup.path / job.folder
-        head = str(describe(folder)["head"])
+        about = describe(folder)
+        head = str(about["head"])
+        if job.sha256 is not None and about["weights"] != job.sha256:
+            raise TrialFailure("damaged", f"the weights of {job.folder} are not those that were chosen")
         model = load_adapter(self.carrier(head), folder).to(self.device)
         split = self.setup.data.splits[job.split]
         arrays = outputs(model, split, self.setup, self.device, rows=subset(split, job.rows))

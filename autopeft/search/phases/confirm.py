@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from autopeft.executors import Wait
+from autopeft.search.division import CONFIRM_SHARE, EXPLORE_SHARE
+from autopeft.search.finals import makespan
 from autopeft.search.phases.train import Trainer
 from autopeft.search.state import State
 from autopeft.strategy.jobs import Evaluate, Job
@@ -22,10 +24,20 @@ class Confirm:
             rows = state.division.final_evaluated
             return Evaluate("incumbent", state.rules.incumbent, "validation", "probe/incumbent.safetensors", rows=rows)
         for trial in list(state.held):
-            return self._trainer.go_on(log.trials[trial])
-        for arm, hash, seed in state.finals.pending(until_decided=state.rules.until_decided):
+            if self._fits(log.trials[trial].hash):
+                return self._trainer.go_on(log.trials[trial])
+            del state.held[trial]
+            reason = "there was no time left to run it again"
+            state.ledger.write("trial_ended", trial=trial, status="stopped", reason=reason, detail=None)
+        pending = state.finals.pending(until_decided=state.rules.until_decided)
+        for arm, hash, seed in pending:
             if self._fits(hash):
                 return self._trainer.begin(state.configuration(hash), arm, "confirm", seed, 0, slot)
+        further = None if pending or state.rules.until_decided else state.finals.further_seed()
+        if further is not None and self._round_fits():
+            # Time is left: one more seed for both, whatever the seeds before have shown.
+            state.finals.extend(further)
+            return None
         if state.running:
             return Wait()
         state.finals.decide()
@@ -33,8 +45,20 @@ class Confirm:
 
     def _fits(self, hash: str) -> bool:
         """Whether a run ends in time; half of what is reserved for testing and saving may be lent to it."""
+        return self._ends_in_time([self._seconds(hash)], slack=0.5)
+
+    def _round_fits(self) -> bool:
+        """Whether one more run of every finalist ends in time."""
+        return self._ends_in_time([self._seconds(hash) for hash in self._state.finals.hashes()], slack=0.0)
+
+    def _seconds(self, hash: str) -> float:
+        return self._state.seconds(hash, self._state.final_rows(), final=True)
+
+    def _ends_in_time(self, seconds: list[float], slack: float) -> bool:
         state, end, until = self._state, self._state.division.deadline, self._state.division.confirm_until
+        if not state.affords(sum(seconds), EXPLORE_SHARE + CONFIRM_SHARE):
+            return False
         if end is None or until is None:
-            return True
-        expected = state.seconds(hash, state.final_rows(), final=True)
-        return state.ledger.used + expected <= until + 0.5 * (end - until)
+            # Without a clock the planned seeds are all there is; with planned ones pending there is no slack to ask.
+            return slack > 0
+        return state.ledger.used + makespan(seconds, state.slots) <= until + slack * (end - until)

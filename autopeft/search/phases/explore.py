@@ -6,10 +6,13 @@ from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors import Wait
 from autopeft.journal import TrialLog
 from autopeft.search.arms import Arm
+from autopeft.search.division import EXPLORE_SHARE
 from autopeft.search.phases.train import Trainer
 from autopeft.search.state import State
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Train
+
+HOPELESS_TRIALS = 3
 
 
 class Explore:
@@ -59,10 +62,12 @@ class Explore:
         """The first job of a new trial, while there is time for one and it may be started."""
         state, log, division = self._state, self._state.ledger.log, self._state.division
         started = sum(trial.purpose == "explore" for trial in log.trials.values())
+        first_rung = division.rungs[0] * division.speed.train
+        if not state.affords(first_rung, EXPLORE_SHARE) and self._every_arm_tried():
+            return None
         if arm.exhausted or (division.max_trials is not None and started >= division.max_trials):
             return None
         until = division.explore_until
-        first_rung = division.rungs[0] * division.speed.train
         if until is not None and arm.trials(log) and state.ledger.used + first_rung > until:
             return None
         proposal = arm.propose(state.ledger)
@@ -98,6 +103,9 @@ class Explore:
         until = self._state.division.explore_until
         if until is None or self._state.ledger.used < until:
             return False
+        return self._every_arm_tried()
+
+    def _every_arm_tried(self) -> bool:
         log = self._state.ledger.log
         arms = self._state.field.arms.values()
         return all(arm.exhausted or any(t.rungs or t.ended is not None for t in arm.trials(log)) for arm in arms)
@@ -112,18 +120,23 @@ class Explore:
             if isinstance(job, Train):
                 trial = log.trials[job.trial]
                 seconds[trial.arm] += state.seconds(trial.hash, job.rows_to - job.rows_from, final=job.final)
-        behind = seconds["baseline"] < state.division.baseline_share * sum(seconds.values())
+        tried = arms["baseline"].trials(log)
+        # LoRA that never gets anywhere is cheap, and must not use up the trials of the space.
+        hopeless = len(tried) >= HOPELESS_TRIALS and not any(trial.rungs for trial in tried)
+        behind = seconds["baseline"] < state.division.baseline_share * sum(seconds.values()) and not hopeless
         order: tuple[ArmName, ArmName] = ("baseline", "space") if behind else ("space", "baseline")
         return [arms[name] for name in order]
 
     def _fits(self, trial: TrialLog) -> bool:
         """Whether a trial's next rung ends before exploration does."""
         state, until = self._state, self._state.division.explore_until
-        if until is None or not trial.rungs:
+        if not trial.rungs:
             return True
         rungs = state.division.rungs
         final = len(trial.rungs) == len(rungs) - 1
-        return state.ledger.used + state.seconds(trial.hash, rungs[len(trial.rungs)] - trial.rows, final=final) <= until
+        seconds = state.seconds(trial.hash, rungs[len(trial.rungs)] - trial.rows, final=final)
+        in_time = until is None or state.ledger.used + seconds <= until
+        return in_time and state.affords(seconds, EXPLORE_SHARE)
 
     def _close(self) -> None:
         """Nothing more fits: end what is open, and name the finalists.
@@ -145,13 +158,20 @@ class Explore:
         )
 
     def _fail(self) -> None:
-        log = self._state.ledger.log
-        refused = [refusal for refusal in log.rejected if refusal["constraint"] == "max_memory"]
-        if refused and not any(trial.status == "failed" for trial in log.trials.values()):
-            least = min(refusal["value"] for refusal in refused)
-            text = f"no configuration fits into max_memory; the smallest one tried needs {least:,} bytes"
-            raise NothingFeasible("max_memory", {"max_memory": least}, text)
-        causes = ", ".join(f"{number} {status}" for status, number in log.counts.items() if number)
+        """Say why nothing was trained: limits that nothing meets, or faults."""
+        log, arms = self._state.ledger.log, self._state.field.arms
+        counts = {status: number for status, number in log.counts.items() if number}
+        refused = any(refusal["constraint"] == "max_memory" for refusal in log.rejected)
         first = next((trial for trial in log.trials.values() if trial.detail), None)
         why = f" The first: {first.reason}: {first.detail}" if first else ""
+        if set(counts) <= {"infeasible"} and (counts or refused):
+            measured = [trial.peak_bytes for trial in log.trials.values() if trial.peak_bytes]
+            by_memory = refused or any(trial.reason in ("max_memory", "oom") for trial in log.trials.values())
+            if by_memory:
+                least = min([*measured, *(arm.least_bytes() for arm in arms.values())])
+                text = f"no configuration fits into max_memory; the smallest needs {least:,} bytes.{why}"
+                raise NothingFeasible("max_memory", {"max_memory": least}, text)
+            binds = str(first.reason) if first else "max_latency_overhead"
+            raise NothingFeasible(binds, {}, f"every configuration that was tried broke a limit.{why}")
+        causes = ", ".join(f"{number} {status}" for status, number in counts.items())
         raise AutopeftError(f"no trial reached a rung ({causes}).{why}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from autopeft.errors import AutopeftError
 from autopeft.executors import Wait
 from autopeft.search.division import Speed, divide
@@ -45,7 +47,8 @@ class ProbePhase:
             ledger.write("probe", kind="heads", values=values, seconds=outcome.seconds)
             return
         measured = outcome.values
-        self._speeds.append(Speed(measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"]))
+        generate = measured.get("generate_seconds", 0.0)
+        self._speeds.append(Speed(measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], generate))
         if len(self._speeds) == self._state.slots:
             self._divide(outcome.seconds)
 
@@ -62,8 +65,9 @@ class ProbePhase:
 
     def _divide(self, seconds: float) -> None:
         state = self._state
-        speed = Speed(max(s.train for s in self._speeds), max(s.evaluate for s in self._speeds))
-        values = {"train": speed.train, "evaluate": speed.evaluate}
+        slowest = [max(getattr(s, name) for s in self._speeds) for name in ("train", "evaluate", "generate")]
+        speed = Speed(*slowest)
+        values = asdict(speed)
         state.ledger.write("probe", kind="speed", values=values, seconds=seconds)
         arms = state.bind(speed).arms
         strategy = next(iter(arms.values())).strategy

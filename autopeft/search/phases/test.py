@@ -33,7 +33,10 @@ class TestPhase:
             chosen = state.finals.chosen_run().rungs[-1].sha256
             state.ledger.write("test_opened", winner_sha256=chosen, test_hash=state.rules.test_hash)
         name = names[0]
-        return Evaluate(name, self._folders()[name], "test", f"test/{name}.safetensors", rows=self._test_rows())
+        rungs = {role: run.rungs[-1] for role, run in state.finals.best_runs().items()}
+        sha256 = next((rung.sha256 for role, rung in rungs.items() if role == name), None)
+        folder, outputs = self._folders()[name], f"test/{name}.safetensors"
+        return Evaluate(name, folder, "test", outputs, rows=self._test_rows(), sha256=sha256)
 
     def took(self, job: Evaluate, outcome: Outcome) -> None:
         """Note scores; an evaluation that broke is noted and not tried again."""
@@ -61,7 +64,7 @@ class TestPhase:
             return None
         if self._rows is None:
             waves = -(-len(self._folders()) // state.slots)
-            seconds = TEST_SHARE * max(0.0, end - state.ledger.used) / waves
+            seconds = TEST_SHARE * max(0.0, end - state.ledger.used) / waves - state.division.speed.generate
             affordable = max(MIN_TEST_ROWS, int(seconds / state.division.speed.evaluate))
             self._rows = min(affordable, state.rules.test_rows)
             if affordable < state.rules.test_rows:

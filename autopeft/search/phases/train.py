@@ -67,7 +67,14 @@ class Trainer:
         state, write = self._state, self._state.ledger.write
         limit = state.rules.budget.max_memory
         if outcome.status != "ok":
-            write("trial_ended", trial=job.trial, status=outcome.status, reason=outcome.reason, detail=outcome.detail)
+            write(
+                "trial_ended",
+                trial=job.trial,
+                status=outcome.status,
+                reason=outcome.reason,
+                detail=outcome.detail,
+                seconds=outcome.seconds,
+            )
             return
         write(
             "rung",
@@ -98,12 +105,26 @@ class Trainer:
         """The worker died: the trial goes on from its last rung, unless it has died too often."""
         ledger = self._state.ledger
         trial = ledger.log.trials[job.trial]
+        seconds = ledger.used - self._state.began[lost.slot]
         if trial.attempts >= ATTEMPTS:
             detail = f"{lost.reason}; given up after {trial.attempts} attempts"
-            ledger.write("trial_ended", trial=job.trial, status="failed", reason="lost", detail=detail)
+            ledger.write("trial_ended", trial=job.trial, status="failed", reason="lost", detail=detail, seconds=seconds)
             return
-        ledger.write("retried", trial=job.trial, reason=lost.reason, attempt=trial.attempts + 1)
+        ledger.write("retried", trial=job.trial, reason=lost.reason, attempt=trial.attempts + 1, seconds=seconds)
         self._state.held[job.trial] = lost.slot
+
+    def take_up(self, trial: TrialLog) -> None:
+        """A trial that was running when the last session ended.
+
+        What its last rung still lacked in the journal is added; else it goes on from there.
+        """
+        write, last = self._state.ledger.write, len(self._state.division.rungs) - 1
+        if trial.rungs and trial.rungs[-1].rung == last:
+            write("trial_ended", trial=trial.id, status="completed", reason="trained in full", detail=None)
+        elif trial.rungs and len(trial.decisions) < len(trial.rungs):
+            self._judge(0, trial)
+        else:
+            self._state.held[trial.id] = 0
 
     def _judge(self, slot: int, trial: TrialLog) -> None:
         state = self._state
