@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.journal import Journal, Record
+from autopeft.search.division import FINALIST_SEEDS, Division, Speed
 from autopeft.space.configuration import Configuration, Part, Training
 
 BLOCKS, WIDTH = 6, 384
@@ -39,6 +40,25 @@ def modules() -> dict[str, Any]:
         "hidden_size": WIDTH,
         "architecture": "bert",
     }
+
+
+def division(rungs: tuple[int, ...] = (1000, 3000, 9000)) -> Division:
+    """Half an hour on two workers, divided."""
+    return Division(
+        rungs=rungs,
+        warmup_rows=60,
+        cooldown_rows=rungs[-1] * 3 // 10,
+        seeds=FINALIST_SEEDS[:3],
+        baseline_share=1 / 3,
+        max_trials=None,
+        rung_evaluated=1000,
+        final_evaluated=1000,
+        explore_until=985.0,
+        confirm_until=1609.0,
+        deadline=1790.0,
+        speed=Speed(train=0.004, evaluate=0.001),
+        workers=2,
+    )
 
 
 def configuration(method: str, size: int, first: int = 0, rate: float = 3e-3, bias: bool = False) -> Configuration:
@@ -118,20 +138,7 @@ class ExampleSearch:
         self.add("modules", map=modules())
         self.add("probe", later=4.0, kind="heads", values=PROBED, seconds=4.0)
         self.add("probe", later=3.0, kind="speed", values={"train": 0.004, "evaluate": 0.001}, seconds=3.0)
-        self.add(
-            "plan",
-            rungs=list(rungs),
-            final_rows=rungs[-1],
-            cooldown_rows=rungs[-1] // 5,
-            seeds=3,
-            max_seconds=1800.0,
-            explore_seconds=990.0,
-            confirm_seconds=630.0,
-            reserve_seconds=180.0,
-            seconds_per_row=0.004,
-            evaluate_seconds=2.0,
-            workers=2,
-        )
+        self.add("plan", **division(rungs).to_dict(), started=self.clock.now)
 
     def configure(self, made: Configuration, arm: str, params: int) -> str:
         self.add(
@@ -180,8 +187,8 @@ class ExampleSearch:
             head_params=770,
         )
 
-    def end(self, trial: str, status: str, reason: str | None = None, detail: str | None = None) -> None:
-        self.add("trial_ended", trial=trial, status=status, reason=reason, detail=detail)
+    def end(self, trial: str, status: str, reason: str | None = None, detail: str | None = None, **more: Any) -> None:
+        self.add("trial_ended", trial=trial, status=status, reason=reason, detail=detail, **more)
 
     def explore(self) -> tuple[str, str]:
         """Exploration of both arms: completed, stopped, failed, infeasible, rejected; hashes of the two best."""
@@ -200,7 +207,7 @@ class ExampleSearch:
             self.add("decision", trial=trial, rung=0, action="continue", reason="among the best third at 1000 rows")
         self.add("decision", trial=third, rung=0, action="stop", reason="0.600 is below the best third at 1000 rows")
         self.end(third, "stopped", "below the best third at 1000 rows")
-        self.end(fourth, "failed", "nan", "the loss became NaN at row 640")
+        self.end(fourth, "failed", "nan", "the loss became NaN at row 640", seconds=5.0)
         self.add(
             "rejected",
             hash="f" * 64,
@@ -211,6 +218,9 @@ class ExampleSearch:
             value=2**31,
             limit=2**30,
         )
+        for constraint in ("duplicate", "duplicate", "plain_lora"):
+            passed_over = {"constraint": constraint, "value": None, "limit": None}
+            self.add("rejected", hash=mix, arm="space", index=10, values={"share": 0.5}, **passed_over)
         for rung, rows, gain in ((1, 3000, 0.04), (2, 9000, 0.07)):
             self.rung(first, rung, rows, 0.80 + gain, 20.0)
             self.rung(second, rung, rows, 0.81 + gain, 20.0)
@@ -220,7 +230,7 @@ class ExampleSearch:
 
     def confirm(self, lora: str, mix: str) -> None:
         """Finalists, verdict, test and end."""
-        self.add("finalists", baseline=lora, challenger=mix, seeds=[101, 102])
+        self.add("finalists", baseline=lora, challenger=mix, seeds=[101, 102], rows=9000, rung=2)
         for seed in (101, 102):
             for hash, arm, score in ((lora, "baseline", 0.871), (mix, "space", 0.884)):
                 trial = self.begin(hash, arm, "confirm", seed)

@@ -8,17 +8,24 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from autopeft import cli
 from autopeft.cli import _VERBS, main
 from autopeft.cli.flags import FLAGS, parse_flags
 from autopeft.cli.output import Boundary, stdout_reserved, write_json
 from autopeft.cli.parser import build_parser, parse
 from autopeft.errors import InputError, Interrupted, NothingFeasible, Problem
+from autopeft.journal import Journal
+from autopeft.search.events import Event, Snapshot
+from autopeft.spec import Budget, SearchSpec, Task
+from autopeft.spec.parse import spec_to_dict
 
 GIVEN = ["--model", "m", "--data", "d"]
 
@@ -121,7 +128,7 @@ class TestFlags:
         ("flags", "field", "value"),
         [
             (["--preset", "autopeft"], "preset", "autopeft"),
-            (["--resume", "--out", "runs/a"], "resume", True),
+            (["--overwrite", "--out", "runs/a"], "overwrite", True),
         ],
     )
     def test_flags_that_exclude_others(self, flags: list[str], field: str, value: object) -> None:
@@ -193,15 +200,141 @@ class TestFlags:
         assert json.loads(capsys.readouterr().out)["errors"]
 
 
+def begun(folder: Path, spec: SearchSpec, **latest: Any) -> Path:
+    """A run folder whose search began; `latest` is the budget that a later session had."""
+    with Journal.create(folder) as journal:
+        journal.append("search_started", schema=1, version="0", spec=spec_to_dict(spec))
+        if latest:
+            budget = spec_to_dict(replace(spec, budget=replace(spec.budget, **latest)))["budget"]
+            journal.append("plan", rungs=[1], budget=budget)
+    return folder
+
+
+class TestResume:
+    SPEC = SearchSpec(
+        task=Task("org/m", "org/d", text_columns=("a", "b")),
+        budget=Budget(max_adapter_params=0.01, max_time=300.0, max_trials=9),
+        evidence="quick",
+        overrides=(("space.batch", [8]),),
+        executor="inprocess",
+        seed=3,
+    )
+
+    def resume(self, folder: Path, *argv: object) -> SearchSpec:
+        return parse_flags(parse(["search", "--resume", "--out", str(folder), *map(str, argv)]))
+
+    def test_the_folder_is_enough(self, tmp_path: Path) -> None:
+        run = begun(tmp_path / "a", self.SPEC)
+        assert self.resume(run) == replace(self.SPEC, out=str(run), resume=True)
+
+    def test_the_limits_of_the_latest_session_are_kept(self, tmp_path: Path) -> None:
+        run = begun(tmp_path / "a", self.SPEC, max_time=900.0, max_trials=None)
+        assert self.resume(run).budget == Budget(max_adapter_params=0.01, max_time=900.0)
+        raised = self.resume(run, "--max-time", "1h", "--set", "budget.max_trials=40").budget
+        assert raised == Budget(max_adapter_params=0.01, max_time=3600.0, max_trials=40)
+        assert self.resume(run, "--set", "budget.max_time=null").budget == Budget(max_adapter_params=0.01)
+
+    def test_flags_and_files_go_over_what_is_stored(self, tmp_path: Path) -> None:
+        run = begun(tmp_path / "a", self.SPEC)
+        file = tmp_path / "task.yaml"
+        file.write_text("budget: {max_time: 10m, max_trials: 20}\nworkers: 2\n")
+        spec = self.resume(run, file, "--max-trials", 30, "--model", "moved")
+        assert spec.task == replace(self.SPEC.task, model="moved")
+        assert (spec.budget.max_time, spec.budget.max_trials, spec.workers) == (600.0, 30, 2)
+        assert spec.overrides == self.SPEC.overrides
+
+    def test_data_that_was_in_memory_must_be_given(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = begun(tmp_path / "a", replace(self.SPEC, task=Task("org/m", {"train": [1]})))
+        assert main(["search", "--resume", "--out", str(run), "--json"]) == 2
+        document = json.loads(capsys.readouterr().out)
+        assert fields(document) == ["--data"]
+        assert "memory" in document["errors"][0]["rule"]
+        assert self.resume(run, "--data", "rows.csv").task.data == "rows.csv"
+
+    @pytest.mark.parametrize(
+        ("argv", "wanted"),
+        [
+            (["--resume"], {"--out"}),
+            (["--resume", "--out", "nothing-here"], {"--out"}),
+            (["--resume", "--out", "nothing-here", "--max-time", "never"], {"--out", "--max-time"}),
+            (["--resume", "--model", ""], {"--out", "--model"}),
+        ],
+    )
+    def test_a_folder_without_a_search_is_the_one_problem(
+        self,
+        argv: list[str],
+        wanted: set[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert main(["search", *argv, "--json"]) == 2
+        assert sorted(fields(json.loads(capsys.readouterr().out))) == sorted(wanted)
+
+    def test_a_search_that_never_began_still_needs_its_task(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Journal.create(tmp_path / "a").close()
+        assert main(["search", "--resume", "--out", str(tmp_path / "a"), "--json"]) == 2
+        assert set(fields(json.loads(capsys.readouterr().out))) == {"--model", "--data"}
+        assert self.resume(tmp_path / "a", *GIVEN).task == Task("m", "d")
+
+
+class TestStart:
+    def test_time_counts_from_the_start_of_the_process(self) -> None:
+        code = (
+            "import time; first = time.monotonic(); time.sleep(0.2)\n"
+            "from autopeft.cli import process_started\n"
+            "print(first, process_started())"
+        )
+        before = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        first, started = map(float, done.stdout.split())
+        # The kernel counts starts in hundredths of a second.
+        assert before - 0.02 <= started <= first
+
+    def test_without_an_answer_of_the_system_it_is_the_first_reading(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cli, "_FIRST_READING", time.monotonic() - 5)
+        for age in (None, 2.0, 3600.0):
+            monkeypatch.setattr(cli, "_age", lambda age=age: age)
+            assert cli.process_started() == cli._FIRST_READING
+        monkeypatch.setattr(cli, "_age", lambda: 7.0)
+        assert cli._FIRST_READING - 3 < cli.process_started() < cli._FIRST_READING
+
+    def test_other_systems_are_asked_through_psutil(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def absent(self: Path) -> str:
+            raise FileNotFoundError(self)
+
+        known = cli._age()
+        monkeypatch.setattr(Path, "read_text", absent)
+        assert cli._age() == pytest.approx(known, abs=5)
+        monkeypatch.setitem(sys.modules, "psutil", None)
+        assert cli._age() is None
+
+    def test_a_search_is_given_its_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        search = Search(0)
+        monkeypatch.setattr(importlib.import_module("autopeft.search"), "run", search)
+        monkeypatch.setattr(cli, "process_started", lambda: 12.5)
+        monkeypatch.setattr(sys, "argv", ["autopeft", "search", *GIVEN, "--json"])
+        assert main() == 0
+        assert search.started == 12.5
+        before = time.monotonic()
+        assert main(sys.argv[1:]) == 0
+        assert search.started >= before
+
+
 class Search:
     """Stands for `autopeft.search.run`: leaves an event, then ends as it is told to."""
 
     def __init__(self, end: BaseException | int) -> None:
         self.end = end
+        self.started = 0.0
 
-    def __call__(self, spec: Any, on_event: Any = None) -> Any:
+    def __call__(self, spec: Any, on_event: Any = None, *, started: float) -> Any:
+        self.started = started
         print("a library writes to stdout")
-        on_event(SimpleNamespace(snapshot={"phase": "explore", "done": 1, "used_seconds": 1.0}))
+        on_event(Event("tick", {}, Snapshot("explore", done=1, used_seconds=1.0)))
         if isinstance(self.end, BaseException):
             raise self.end
         statuses = {0: "found", 4: "cancelled"}
@@ -247,10 +380,31 @@ class TestExitCodes:
         if status == "infeasible":
             assert document["binds"] == "max_adapter_params"
             assert document["smallest"] == {"max_adapter_params": 384.0}
+            assert document["would_do"] == {"--max-params": "384"}
         if status == "invalid":
             assert fields(document) == ["--label-column"]
         if status == "fault":
             assert "ZeroDivisionError" in Path(document["log"]).read_text()
+
+    def test_the_limit_that_binds_and_what_would_do_are_told_with_units(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        smallest = {"max_adapter_params": 384.0, "max_adapter_size": 70_000.0}
+        for end, wanted in (
+            (
+                NothingFeasible("max_adapter_size", smallest, "nothing is that small"),
+                ["nothing is that small", "binds is --max-size.", "do: --max-size 68.4KiB", "do: --max-params 384"],
+            ),
+            (NothingFeasible("max_memory", {"max_memory": 63_500_000}, "x"), ["do: --max-memory 60.6MiB"]),
+            (NothingFeasible("space.max_share", {"space.max_share": 0.0102}, "x"), ["do: space.max_share 0.01021"]),
+            (NothingFeasible("target", {}, "no method"), ["binds is --target."]),
+        ):
+            monkeypatch.setattr(importlib.import_module("autopeft.search"), "run", Search(end))
+            assert main(["search", *GIVEN]) == 3
+            told = capsys.readouterr().err
+            places = [told.find(text) for text in wanted]
+            assert -1 not in places, told
+            assert places == sorted(places)
 
     def test_a_fault_says_that_it_is_ours(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -181,6 +181,39 @@ def test_the_snapshots_of_a_search_are_read_as_they_come() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
+def test_notes_are_written_when_they_come(terminal: bool) -> None:
+    from autopeft.search.events import Event as SearchEvent
+
+    stream = io.StringIO()
+    note = "MLflow lacks 3 records [not red]: later do autopeft track runs/first"
+    with Progress(Console(file=stream, force_terminal=terminal, color_system=None, width=60)) as progress:
+        progress.on_event(Event("rung", {}, SNAPSHOT))
+        progress.on_event(SearchEvent("note", {"text": note}))  # as it comes after the search: with no snapshot to show
+        progress.on_event(Event("note", {}, None))
+        progress.on_event(Event("rung", {"text": "not a note"}, None))
+    assert stream.getvalue().count(f"note: {note}\n") == 1
+    assert stream.getvalue().count("note: ") == 1
+    assert "not a note" not in stream.getvalue()
+    last = stream.getvalue().rpartition("note: ")[2] if not terminal else stream.getvalue()
+    assert "7 done" in last, "the state is shown after it as before"
+
+
+def test_an_event_without_a_state_does_not_hide_the_last_one() -> None:
+    from autopeft.search.events import Event as SearchEvent
+
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(Console(file=stream, width=200), clock)
+    progress.on_event(SearchEvent("prepare"))
+    progress.write_line()
+    assert "| prepare | 0 done" in stream.getvalue()
+    progress.on_event(Event("rung", {}, SNAPSHOT))
+    progress.on_event(SearchEvent("note", {"text": "MLflow is down"}))
+    clock.now += 5
+    progress.write_line(force=True)
+    assert stream.getvalue().splitlines()[-1].startswith("1 min 20 s used, 6 min 40 s left | explore | 7 done")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
 def test_a_search_is_shown_from_start_to_end(terminal: bool) -> None:
     stream = io.StringIO()
     with Progress(Console(file=stream, force_terminal=terminal, width=100)) as progress:

@@ -14,6 +14,8 @@ import pytest
 
 from autopeft.cli import main
 from autopeft.cli.results import ROWS_AT_A_TIME, read_rows, write_table
+from autopeft.data.encode import encode_rows
+from autopeft.data.plan import TextPlan
 from autopeft.errors import InputError
 
 ROWS = [{"text": 'good, "really"\nfine'}, {"text": "größer"}]
@@ -104,6 +106,26 @@ def test_predict_writes_lines(predictor: Predictor, tmp_path: Path, capsys: pyte
     assert len(lines) == ROWS_AT_A_TIME + 1
     assert json.loads(lines[-1]) == {"prediction": "Ä"}
     assert predictor.batches == [ROWS_AT_A_TIME, 1]
+
+
+def test_rows_are_counted_over_the_whole_input(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = TextPlan("sequence_classification", ("text",), None, 64, ("no", "yes"))
+
+    def predict(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(row["text"] is None for row in rows):
+            encode_rows(plan, rows, None)  # refuses the rows before it needs a tokenizer
+        return []
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    source, bad = tmp_path / "many.jsonl", (ROWS_AT_A_TIME + 5, ROWS_AT_A_TIME + 7)
+    rows = [{"text": None if number in bad else "rows[3].text"} for number in range(2 * ROWS_AT_A_TIME)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["predict", str(tmp_path), "--input", str(source), "--model", "moved"]) == 2
+    told = capsys.readouterr().err
+    for number in bad:
+        assert f"rows[{number}].text" in told
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])

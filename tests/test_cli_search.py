@@ -82,9 +82,9 @@ def test_interrupted_and_resumed(minilm: Path, tiny_reviews: Path, tmp_path: Pat
     run = tmp_path / "runs" / "a"
     flags = [
         "--model",
-        minilm,
+        os.path.relpath(minilm, tmp_path),
         "--data",
-        tiny_reviews,
+        os.path.relpath(tiny_reviews, tmp_path),
         "--executor",
         "inprocess",
         "--evidence",
@@ -104,7 +104,10 @@ def test_interrupted_and_resumed(minilm: Path, tiny_reviews: Path, tmp_path: Pat
     out, err = searching.communicate(timeout=200)
     assert searching.returncode == 4, err
     assert json.loads(out)["status"] == "cancelled"
-    resumed = start("search", *flags, "--resume", folder=tmp_path)
+    # From another folder, and without a word of what the search was.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    resumed = start("search", "--out", run, "--resume", "--json", folder=elsewhere)
     out, err = resumed.communicate(timeout=500)
     assert resumed.returncode == 0, err
     assert json.loads(out)["status"] == "found"

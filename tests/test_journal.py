@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import math
@@ -8,7 +9,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +23,7 @@ from autopeft.errors import DamagedFile, RunFolderError
 from autopeft.journal import FIELDS, Journal, SearchLog, read_journal
 from autopeft.journal.file import FILE, LOCK, TORN
 from autopeft.journal.record import decode, encode
+from autopeft.search.division import Division, Speed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -206,6 +212,87 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert [record.data["text"] for record in read_journal(tmp_path)] == ["a", "b"]
 
 
+def intact(folder: Path, journal: Journal, before: list[Any]) -> bool:
+    """Whether an interrupted append of "b" left file and records in agreement, and the next one succeeds."""
+    for content in ("c", "d"):
+        journal.append("note", text=content)
+    assert read_journal(folder) == journal.records
+    texts = [record.data["text"] for record in journal.records[len(before) :]]
+    assert journal.records[: len(before)] == before
+    assert texts in (["c", "d"], ["b", "c", "d"])
+    return texts[0] == "b"
+
+
+def after(call: Callable[..., Any], *given: Any) -> None:
+    call(*given)
+    raise KeyboardInterrupt
+
+
+def instead(call: Callable[..., Any], *given: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def half_of_it(write: Callable[..., Any], file: int, line: bytes) -> None:
+    write(file, bytes(line[: len(line) // 2]))
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("call", "how"),
+    [("write", instead), ("write", half_of_it), ("write", after), ("fsync", instead), ("fsync", after)],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_interrupted_append_leaves_a_whole_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, how: Callable[..., None], twice: bool
+) -> None:
+    real = getattr(os, call)
+    with Journal.create(tmp_path) as journal:
+        journal.append("note", text="a")
+        before = list(journal.records)
+        monkeypatch.setattr(os, call, lambda *given: how(real, *given))
+        if twice:  # the second signal comes while the first one's line is taken back
+            monkeypatch.setattr(os, "ftruncate", lambda *given: instead(os.ftruncate, *given))
+        with pytest.raises(KeyboardInterrupt):
+            journal.append("note", text="b")
+        monkeypatch.undo()
+        assert not intact(tmp_path, journal, before)
+    with Journal.resume(tmp_path) as journal:
+        assert journal.repaired is None
+
+
+def test_an_append_may_be_interrupted_between_any_two_instructions(tmp_path: Path) -> None:
+    """A signal's handler runs between instructions: each one of this file is a place where it may raise."""
+    code, earlier = sys.modules[Journal.__module__].__file__, sys.gettrace()
+    left, outcomes = 0, set()
+
+    def interrupt(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != code:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return interrupt
+
+    with Journal.create(tmp_path) as journal:
+        for place in range(10_000):
+            left, before = place, list(journal.records)
+            sys.settrace(interrupt)
+            try:
+                journal.append("note", text="b")
+            except KeyboardInterrupt:
+                sys.settrace(earlier)
+                outcomes.add(intact(tmp_path, journal, before))
+            else:
+                break
+            finally:
+                sys.settrace(earlier)
+    assert place > 100
+    assert outcomes == {False, True}
+
+
 def test_a_folder_with_foreign_files_is_never_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
@@ -254,9 +341,28 @@ def test_the_documented_schema_is_the_one_in_the_code() -> None:
     rows = {row.split("|")[1].strip(" `"): row for row in text.splitlines() if row.startswith("| `")}
     documented = {name: rows[name] for name in rows if name in FIELDS}
     assert set(documented) == set(FIELDS)
-    for name, fields in FIELDS.items():
-        missing = [field for field in fields if f"`{field}`" not in documented[name]]
+    for name, members in FIELDS.items():
+        missing = [member for member in members if f"`{member}`" not in documented[name]]
         assert not missing, (name, missing)
+
+
+def test_the_plan_is_a_division() -> None:
+    assert set(FIELDS["plan"]) == {*Division.__dataclass_fields__, "started", "budget"}
+    text = (Path(__file__).parent.parent / "docs" / "journal.md").read_text()
+    row = next(row for row in text.splitlines() if row.startswith("| `plan`"))
+    assert all(f"`{field.name}`" in row for field in fields(Speed))
+
+
+def test_the_search_writes_no_member_that_readers_do_not_know() -> None:
+    written = []
+    for path in (Path(__file__).parent.parent / "autopeft" / "search").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            name = call.args[0] if isinstance(call, ast.Call) and call.args else None
+            if isinstance(name, ast.Constant) and name.value in FIELDS and ast.unparse(call.func).endswith("write"):
+                written.append(name.value)
+                unknown = {keyword.arg for keyword in call.keywords} - {*FIELDS[name.value], None}
+                assert not unknown, (path.name, name.value, unknown)
+    assert {"plan", "finalists", "resumed", "trial_ended", "retried"} <= set(written)
 
 
 def started(journal: Journal, trial: str, hash: str, arm: str, purpose: str = "explore", seed: int = 0) -> None:
@@ -282,7 +388,8 @@ def test_the_log_follows_trials_through_rungs_retries_and_ends(tmp_path: Path) -
         assert log.best() == (log.trials["t-aa"], 0.9)
         for record in (
             journal.append("rung", trial="t-bb", rung=1, rows=300, metrics={"accuracy": 0.7}, seconds=4.0),
-            journal.append("retried", trial="t-bb", reason="lost", attempt=2),
+            journal.append("retried", trial="t-bb", reason="lost", attempt=2, seconds=1.5),
+            journal.append("retried", trial="t-bb", reason="lost", attempt=3),
             journal.append("rung", trial="t-bb", rung=0, rows=100, metrics={"accuracy": 0.61}, seconds=2.0),
             journal.append("rung", trial="t-bb", rung=1, rows=300, metrics={"accuracy": 0.71}, seconds=4.0),
             journal.append("trial_ended", trial="t-bb", status="completed", reason=None, detail=None),
@@ -293,13 +400,27 @@ def test_the_log_follows_trials_through_rungs_retries_and_ends(tmp_path: Path) -
         assert log == SearchLog.fold(journal.records)
     trial = log.trials["t-bb"]
     assert [(rung.rung, rung.metrics["accuracy"]) for rung in trial.rungs] == [(0, 0.61), (1, 0.71)]
-    assert (trial.attempts, trial.rows, trial.status) == (2, 300, "completed")
+    assert (trial.attempts, trial.rows, trial.status) == (3, 300, "completed")
+    assert (trial.lost_seconds, trial.seconds) == (1.5, 2.0 + 4.0 + 1.5)
     assert log.best() == (trial, 0.71)
     assert log.best(arm="baseline") == (log.trials["t-aa"], 0.9)
     assert log.best(purpose="confirm") is None
     assert log.counts["completed"] == 1
     assert log.counts["paused"] == 1
     assert log.winner == "bb"
+
+
+def test_the_seconds_of_a_job_that_failed_count(tmp_path: Path) -> None:
+    with Journal.create(tmp_path) as journal:
+        started(journal, "t0", "aa", "space")
+        journal.append("rung", trial="t0", rung=0, rows=100, metrics={}, seconds=2.0)
+        journal.append("retried", trial="t0", reason="lost", attempt=2, seconds=3.0)
+        journal.append("trial_ended", trial="t0", status="failed", reason="nan", detail=None, seconds=4.0)
+        started(journal, "t1", "aa", "space")
+        journal.append("trial_ended", trial="t1", status="stopped", reason="late", detail=None, seconds=None)
+    log = SearchLog.fold(read_journal(tmp_path))
+    assert (log.trials["t0"].lost_seconds, log.trials["t0"].seconds) == (7.0, 9.0)
+    assert (log.trials["t1"].lost_seconds, log.trials["t1"].seconds) == (0.0, 0.0)
 
 
 def test_the_log_passes_over_what_later_versions_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_search import ExampleSearch, configuration
+from example_search import ExampleSearch, configuration, division
 from rich.console import Console
 
 from autopeft.cli.flags import parse_flags
@@ -18,6 +18,7 @@ from autopeft.report import gather, report, summary
 from autopeft.report.charts import Axis
 from autopeft.report.command import command
 from autopeft.report.facts import Facts
+from autopeft.search.division import Division
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import spec_to_dict
 
@@ -125,6 +126,35 @@ def test_the_terminal_says_the_same_at_any_width(tmp_path: Path) -> None:
     ):
         assert fact in wide, fact
     assert "6 completed, 1 failed, 1 stopped; not trained for breaking a limit: 1" in wide
+
+
+def test_only_broken_limits_count_as_broken_limits(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run").whole()
+    constraints = [record.data["constraint"] for record in search.journal.records if record.type == "rejected"]
+    assert sorted(constraints) == ["duplicate", "duplicate", "max_memory", "plain_lora"]
+    assert facts(tmp_path / "run").rejected == {"max_memory": 1}
+    text = page(tmp_path / "run").text
+    assert "Never trained" in text
+    assert "duplicate\n" not in text
+    assert "plain_lora" not in text
+
+
+def test_the_limits_shown_are_those_of_now(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run")
+    search.head()
+    assert facts(tmp_path / "run").limit == 1800.0
+    assert search.journal.records[-1].data.keys() == {*division().to_dict(), "started"}
+    for now, limit, said in (({"max_time": 3600.0, "max_memory": 2**31}, 3600.0, " of 1 h"), ({}, None, None)):
+        budget = {name: getattr(Budget(**now), name) for name in Budget.__dataclass_fields__}
+        search.add("resumed", records=len(search.journal.records), reopened=False)
+        search.add("plan", **division().to_dict(), started=7.0, budget=budget)
+        found = facts(tmp_path / "run")
+        assert found.limit == limit
+        assert dict(found.limits) == now
+        line = next(line for line in shown(tmp_path / "run").splitlines() if line.startswith("time:"))
+        assert (said or "7.0 s in") in line
+        assert (" of " in line) == (said is not None)
+    assert Division.from_dict(dict(found.plan)) == division()
 
 
 @pytest.mark.parametrize(
@@ -248,6 +278,7 @@ def test_the_share_of_the_budget_by_outcome_adds_up(tmp_path: Path) -> None:
     assert sum(found.busy.values()) == pytest.approx(busy)
     assert sum(found.arm_busy.values()) == pytest.approx(busy)
     assert found.busy["confirming finalists"] == 120.0
+    assert found.busy["failed"] == 5.0
 
 
 def test_progress_only_rises_and_starts_with_the_first_rung(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.spec.amounts import (
+    format_at_least,
     format_bytes,
     format_count,
     format_seconds,
@@ -120,3 +121,24 @@ def test_amounts_for_people():
     assert format_count(165_888) == "165.9 k"
     assert format_count(999_960) == "1.0 M"
     assert format_count(22_713_216) == "22.7 M"
+
+
+@given(st.integers(1, 2**49))
+def test_the_smallest_that_would_do_does_when_it_is_given_back(value):
+    for field, parse in (("max_memory", parse_bytes), ("max_time", parse_seconds)):
+        if field == "max_memory" or value < 10**8:
+            assert value <= parse(format_at_least(field, value)) <= 1.11 * value
+    if value < 10**12:
+        assert parse_params(format_at_least("max_adapter_params", value)) == value
+
+
+@given(st.floats(1e-6, 1.0))
+def test_the_smallest_share_that_would_do_does(value):
+    assert value <= float(format_at_least("space.max_share", value)) <= 1.002 * value
+
+
+def test_the_smallest_that_would_do_is_short():
+    assert format_at_least("max_memory", 63_500_000) == "60.6MiB"
+    assert format_at_least("max_adapter_size", 900) == "900B"
+    assert format_at_least("max_adapter_params", 384.0) == "384"
+    assert format_at_least("space.max_share", 0.01) == "0.01001"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from autopeft.errors import InputError
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import load_task_file, parse_budget, parse_search, parse_task, spec_to_dict
+from autopeft.spec.stored import in_memory, lay_over, stored_values
 
 TASK = {"model": "org/model", "data": "org/data"}
 
@@ -87,6 +90,9 @@ def test_data_in_memory_passes_through_and_becomes_a_label():
     assert spec.task.data is rows
     plain = spec_to_dict(spec)
     assert plain["task"]["data"] == "<dict in memory>"
+    assert in_memory(plain["task"]["data"])
+    assert not in_memory("org/data")
+    assert not in_memory(None)
     assert json.loads(json.dumps(plain)) == plain
 
 
@@ -99,6 +105,38 @@ def test_built_values_are_taken_and_can_be_changed():
     assert parse_search({"task": task, "budget": budget}) == SearchSpec(task=task, budget=budget)
     spec = parse_search({"task": task, "budget": budget, "set": {"task.max_length": 64, "budget.max_time": "1h"}})
     assert (spec.task.max_length, spec.task.text_columns, spec.budget.max_time) == (64, ("a", "b"), 3600.0)
+
+
+def test_built_values_are_read_like_mappings(tmp_path: Path):
+    rows = {"train": [1], "test": [2]}
+    task = Task(model=tmp_path, data=rows, text_columns="a", max_length="64")
+    budget = Budget(max_time="5m", max_adapter_params="1%", max_memory="2GiB", max_trials="7", max_latency_overhead=2)
+    spec = parse_search({"task": task, "budget": budget})
+    assert spec.task == Task(model=str(tmp_path), data=rows, text_columns=("a",), max_length=64)
+    assert spec.task.data is rows
+    assert spec.budget == Budget(0.01, 2**31, 300.0, None, 7, None, 2.0)
+    assert parse_search({"task": spec.task, "budget": spec.budget}) == spec
+
+
+def test_built_values_that_are_wrong_are_told_at_once():
+    found = problems(
+        parse_search,
+        {
+            "task": Task(model="", data=None, kind="clasification", head="top"),
+            "budget": Budget(max_trials=0, max_time=-1.0, max_adapter_params=1.5, target="tgi"),
+        },
+    )
+    assert set(found) == {
+        "task.model", "task.data", "task.kind", "task.head", "budget.max_trials", "budget.max_time",
+        "budget.max_adapter_params", "budget.target",
+    }  # fmt: skip
+
+
+def test_a_python_search_checks_what_is_built():
+    import autopeft
+
+    given = (Task(**TASK), Budget(max_trials=0))
+    assert set(problems(lambda: autopeft.search(*given))) == {"budget.max_trials"}
 
 
 def test_set_reads_text_as_yaml_and_keeps_the_order():
@@ -180,3 +218,93 @@ def test_an_absent_task_file_is_refused(tmp_path: Path):
 def test_budget_alone():
     assert parse_budget({}) == Budget()
     assert set(problems(parse_budget, {"max_params": 1})) == {"budget.max_params"}
+
+
+FULL = SearchSpec(
+    task=Task(**TASK, kind="sequence_classification", text_columns=("a", "b"), max_length=64, head="cls"),
+    budget=Budget(1.0, 2**31, 300.0, None, 30, 5 * 2**20, 1.1, "peft"),
+    space={"name": "own", "methods": ["lora"]},
+    evidence="quick",
+    until="decided",
+    overrides=(("space.batch", [8, 16]), ("space.name", "1e-3"), ("strategy.name", "8"), ("space.note", "it's: #1")),
+    workers=2,
+    gpus_per_trial=0.5,
+    executor="inprocess",
+    seed=3,
+    tracking_uri="none",
+)
+
+
+@pytest.mark.parametrize("spec", [SearchSpec(task=Task(**TASK)), FULL])
+def test_what_is_stored_reads_back_as_the_same_search(spec: SearchSpec):
+    stored = json.loads(json.dumps(spec_to_dict(replace(spec, out="o", overwrite=True))))
+    assert parse_search(stored_values(stored)) == spec
+
+
+def test_the_latest_budget_goes_over_the_first():
+    stored = spec_to_dict(FULL)
+    assert parse_search(stored_values(stored, {"max_time": 600.0, "max_trials": None})).budget == Budget(max_time=600.0)
+
+
+def test_what_is_given_goes_over_what_is_stored():
+    given = {
+        "task": {"name": "new", "head": None},
+        "budget": {"max_time": "1h"},
+        "workers": 4,
+        "seed": None,
+        "out": "o",
+        "resume": True,
+        "set": {"budget.max_trials": 40},
+    }
+    spec = parse_search(lay_over(stored_values(spec_to_dict(FULL)), given))
+    assert spec == replace(
+        FULL,
+        task=replace(FULL.task, name="new"),
+        budget=replace(FULL.budget, max_time=3600.0, max_trials=40),
+        workers=4,
+        out="o",
+        resume=True,
+    )
+
+
+def test_what_is_given_wrongly_over_what_is_stored_is_told():
+    found = problems(lambda: parse_search(lay_over(stored_values(spec_to_dict(FULL)), {"task": 3, "set": 4})))
+    assert {"task", "set"} <= set(found)
+
+
+def test_a_preset_is_stored_beside_what_it_stands_for():
+    # Preparing a search fills space and strategy in.
+    stored = stored_values(spec_to_dict(SearchSpec(Task(**TASK), preset="p", space="s", strategy={"name": "t"})))
+    again = parse_search(lay_over(stored, {}))
+    assert (again.preset, again.space) == ("p", "hybrid")
+    other = parse_search(lay_over(stored, {"preset": "q"}))
+    assert (other.preset, other.space) == ("q", "hybrid")
+    parts = parse_search(lay_over(stored, {"space": "s2"}))
+    assert (parts.preset, parts.space, parts.strategy) == (None, "s2", {"name": "t"})
+
+
+def test_local_paths_are_stored_for_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = tmp_path / "here"
+    for name in ("base", "rows", "adapter"):
+        (here / name).mkdir(parents=True)
+    (here / "own.yaml").write_text("name: own\n")
+    # What a hub's cache holds: a name that says what the file is, linking to one that does not.
+    (here / "blob").write_text("x")
+    (here / "m.gguf").symlink_to(here / "blob")
+    (tmp_path / "hybrid").mkdir()
+    monkeypatch.chdir(here)
+    spec = SearchSpec(Task("base", Path("./rows")), space="own.yaml", strategy="tpe-asha", incumbent="../here/adapter")
+    plain = spec_to_dict(spec)
+    root = here.resolve()
+    assert plain["task"]["model"] == str(root / "base")
+    assert plain["task"]["data"] == str(root / "rows")
+    assert plain["incumbent"] == str(root / "adapter")
+    assert plain["space"] == str(root / "own.yaml")
+    assert plain["strategy"] == "tpe-asha"
+    assert spec_to_dict(SearchSpec(Task("m.gguf", "rows")))["task"]["model"] == str(root / "m.gguf")
+    monkeypatch.setenv("HOME", str(here))
+    assert spec_to_dict(SearchSpec(Task("~/base", "rows")))["task"]["model"] == os.path.join(here, "base")
+    monkeypatch.chdir(tmp_path)
+    hub = spec_to_dict(SearchSpec(Task("org/model", "org/data"), space="hybrid"))
+    assert (hub["task"]["model"], hub["task"]["data"], hub["space"]) == ("org/model", "org/data", "hybrid")
+    assert spec_to_dict(SearchSpec(Task("a\0b", "x" * 5000)))["task"]["data"] == "x" * 5000

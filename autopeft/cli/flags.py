@@ -105,7 +105,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--ray-address", "ray_address", RUN, "address of a running Ray cluster", "ADDRESS"),
     Flag("--out", "out", RUN, "run folder (one is made under runs/)", "DIR"),
     Flag("--overwrite", "overwrite", RUN, "replace what lies in the run folder", reading="switch"),
-    Flag("--resume", "resume", RUN, "go on with the search in the run folder", reading="switch"),
+    Flag("--resume", "resume", RUN, "go on with the search in --out; what no flag says is as it was", reading="switch"),
     Flag(
         "--tracking-uri",
         "tracking_uri",
@@ -142,6 +142,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def parse_flags(args: argparse.Namespace) -> SearchSpec:
     """The search that the flags describe: the file, under the flags, under ``--set``.
 
+    With ``--resume`` all of it goes over the search that the run folder holds.
+
     Raises:
         InputError: With every problem, each under the name of its flag.
     """
@@ -160,8 +162,7 @@ def parse_flags(args: argparse.Namespace) -> SearchSpec:
         if given is not None:
             _put(values, flag.field, _read_number(given) if flag.reading == "number" else given)
     if args.set:
-        before = values.get("set")
-        pairs = list(before.items()) if isinstance(before, Mapping) else list(before or ())
+        pairs = _pairs(values.get("set"))
         for text in args.set:
             field, equals, value = text.partition("=")
             if equals:
@@ -171,13 +172,58 @@ def parse_flags(args: argparse.Namespace) -> SearchSpec:
                     Problem("--set", text, "must be FIELD=VALUE", "Write for example --set space.batch=[16].")
                 )
         values["set"] = pairs
+    optional: tuple[str, ...] = ()
+    if values.get("resume") is True:
+        try:
+            values = _over_stored(values)
+        except InputError as error:
+            problems += error.problems
+            # What the run folder would have said is not missing.
+            optional = ("task.model", "task.data")
+    spec = None
     try:
         spec = parse_search(values)
     except InputError as error:
-        raise with_flag_names(InputError([*error.problems, *problems]), args) from error
-    if problems:
-        raise InputError(problems)
+        wrong = [problem for problem in error.problems if problem.field not in optional or problem.value is not None]
+        told = {problem.field for problem in wrong}
+        problems = [*wrong, *(problem for problem in problems if problem.field not in told)]
+    if spec is None or problems:
+        raise with_flag_names(InputError(problems), args)
     return spec
+
+
+def _over_stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, over the search in the run folder under the budget of its latest session.
+
+    Raises:
+        InputError: There is no run folder or no search in it, or its data was in memory and none is given.
+    """
+    from autopeft.journal import SearchLog, read_journal
+    from autopeft.spec.fields import read_text
+    from autopeft.spec.stored import in_memory, lay_over, stored_values
+
+    out = values.get("out")
+    if out is None:
+        raise InputError.one("out", None, "is required to resume", "Name the run folder.")
+    try:
+        folder = read_text(out)
+    except ValueError as error:
+        raise InputError.one("out", out, str(error), "Name the run folder.") from error
+    log = SearchLog.fold(read_journal(folder))
+    stored = log.header.get("spec")
+    if stored is None:
+        # The process died before its first record: what is resumed is a search that never began.
+        return dict(values)
+    merged = lay_over(stored_values(stored, log.plan.get("budget")), values)
+    task = merged["task"]
+    if isinstance(task, Mapping) and in_memory(task.get("data")):
+        raise InputError.one(
+            "task.data",
+            task["data"],
+            "was in the memory of the process that began this search, and is not in the run folder",
+            "Resume from Python with the same data, or give it as files: task.data.",
+        )
+    return merged
 
 
 def with_flag_names(error: InputError, args: argparse.Namespace) -> InputError:
@@ -190,12 +236,13 @@ def with_flag_names(error: InputError, args: argparse.Namespace) -> InputError:
     set_fields = {text.split("=", 1)[0].strip() for text in args.set or ()}
 
     def renamed(problem: Problem) -> Problem:
-        field = problem.field.removeprefix("set.")
+        # The journal does not know by which field its folder was given.
+        field = "out" if problem.field == "run folder" else problem.field.removeprefix("set.")
         if field in set_fields:
             return replace(problem, field=f"--set {field}")
         if field == "task_file":
             return replace(problem, field="TASK.yaml")
-        flag = flags.get(problem.field)
+        flag = flags.get(field)
         if flag is None or (args.file is not None and getattr(args, flag.key) is None):
             return problem
         return replace(problem, field=flag.name, next_step=problem.next_step.replace(flag.field, flag.name))
@@ -211,6 +258,13 @@ def _put(values: dict[str, Any], field: str, value: Any) -> None:
         values[step] = dict(inner) if isinstance(inner, Mapping) else {}
         values = values[step]
     values[last] = value
+
+
+def _pairs(changes: Any) -> list[Any]:
+    """The ``set`` of a file as a list; what is no list of pairs goes on to the parser, which says so."""
+    if isinstance(changes, Mapping):
+        return list(changes.items())
+    return list(changes) if isinstance(changes, list | tuple) else [] if changes is None else [changes]
 
 
 def _read_number(text: str) -> int | float | str:

@@ -50,13 +50,14 @@ class Progress:
         self._thread: threading.Thread | None = None
 
     def on_event(self, event: Any) -> None:
-        """Take note of an event of the search (its `snapshot`, where it has one)."""
+        """Take note of an event of the search: its `snapshot`, where it has one; a note is written at once."""
         snapshot = getattr(event, "snapshot", None)
-        if snapshot is None:
-            return
-        with self._lock:
-            self._snapshot = snapshot if isinstance(snapshot, Mapping) else _fields(snapshot)
-            self._received = self._clock()
+        if snapshot is not None:
+            self._take(snapshot if isinstance(snapshot, Mapping) else _fields(snapshot))
+        text = event.data.get("text") if event.type == "note" else None
+        if text:
+            # On its own line: it may come after the last snapshot, and the table is gone at the end.
+            self._console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -91,6 +92,14 @@ class Progress:
         if news or (force and text != self._line):
             self._line, self._line_at = text, now
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def _take(self, snapshot: Snapshot) -> None:
+        # What an event without a controller carries; it says nothing about a search that has begun.
+        blank = snapshot.get("phase") == "prepare" and not snapshot.get("used_seconds")
+        with self._lock:
+            if blank and self._snapshot is not None:
+                return
+            self._snapshot, self._received = snapshot, self._clock()
 
     def _write_lines(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_LINES):

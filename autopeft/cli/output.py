@@ -15,7 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from autopeft.cli.flags import FLAGS
 from autopeft.errors import AutopeftError, InputError, Interrupted, NothingFeasible
+from autopeft.spec.amounts import format_at_least
 
 _STATUS = {2: "invalid", 3: "infeasible", 4: "cancelled"}
 
@@ -132,7 +134,7 @@ class Boundary:
             ]
             return document
         if isinstance(error, NothingFeasible):
-            document |= {"binds": error.binds, "smallest": error.smallest}
+            document |= {"binds": error.binds, "smallest": error.smallest, "would_do": _would_do(error)}
         return document | {"detail": str(error)}
 
     def _fault(self, error: Exception) -> None:
@@ -171,8 +173,21 @@ def _sentence(error: AutopeftError) -> str:
         head = "autopeft: this cannot be used:" if count == 1 else f"autopeft: {count} things cannot be used:"
         return "\n".join([head, *(f"  {problem}" for problem in error.problems)])
     if isinstance(error, NothingFeasible):
-        return f"autopeft: nothing feasible: {error}"
+        told = [f"autopeft: nothing feasible: {error}", f"  What binds is {_limit_name(error.binds)}."]
+        told += [f"  The smallest that would do: {name} {amount}" for name, amount in _would_do(error).items()]
+        return "\n".join(told)
     return f"autopeft: {error}"
+
+
+def _limit_name(field: str) -> str:
+    """A limit by its flag, or by its field where it has none."""
+    return next((flag.name for flag in FLAGS if flag.field == f"budget.{field}"), field)
+
+
+def _would_do(error: NothingFeasible) -> dict[str, str]:
+    """The smallest limits that would do, as their flags take them; the one that binds first."""
+    ordered = sorted(error.smallest.items(), key=lambda item: item[0] != error.binds)
+    return {_limit_name(field): format_at_least(field, value) for field, value in ordered}
 
 
 def _plain(value: Any) -> Any:

@@ -6,8 +6,10 @@ import argparse
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,7 +52,10 @@ def predict(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> in
     predictor = load(folder, model=args.model)
     found: list[dict[str, Any]] = []
     for start in range(0, len(rows), ROWS_AT_A_TIME):
-        found.extend(predictor.predict(rows[start : start + ROWS_AT_A_TIME]))
+        try:
+            found.extend(predictor.predict(rows[start : start + ROWS_AT_A_TIME]))
+        except InputError as error:
+            raise counted_from(start, error) from error
     if output is None:
         write_lines(found, stdout)
         return 0
@@ -88,6 +93,21 @@ def run_folder(text: str) -> Path:
             "RUN_DIR", text, f"must be the folder of a search; it {found}", "Give the folder of --out."
         )
     return folder
+
+
+def counted_from(start: int, error: InputError) -> InputError:
+    """The same error with row numbers of the whole input.
+
+    Args:
+        start: Number of the row that the error calls ``rows[0]``.
+        error: Problems with some of the rows.
+    """
+    return type(error)(
+        [
+            replace(problem, field=re.sub(r"^rows\[(\d+)\]", lambda at: f"rows[{start + int(at[1])}]", problem.field))
+            for problem in error.problems
+        ]
+    )
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def search(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int
 
     try:
         with Progress(Console(stderr=True)) as progress:
-            result = run(spec, on_event=progress.on_event)
+            result = run(spec, on_event=progress.on_event, started=args.started)
     except InputError as error:
         # The model, the data and the space are looked at only now; their problems have flags too.
         raise with_flag_names(error, args) from error

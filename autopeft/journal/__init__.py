@@ -7,7 +7,7 @@ controller and tracking ask for. ``docs/journal.md`` describes the file.
 from __future__ import annotations
 
 from autopeft.journal.describe import Description, describe
-from autopeft.journal.file import Journal, in_use, read_journal
+from autopeft.journal.file import Journal, check_folder, in_use, read_journal
 from autopeft.journal.log import ConfigurationLog, DecisionLog, RungLog, SearchLog, TrialLog
 from autopeft.journal.record import FIELDS, SCHEMA, Record
 
@@ -22,6 +22,7 @@ __all__ = [
     "RungLog",
     "SearchLog",
     "TrialLog",
+    "check_folder",
     "describe",
     "in_use",
     "read_journal",

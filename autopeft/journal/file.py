@@ -74,7 +74,8 @@ class Journal:
         content = path.read_bytes() if path.exists() else b""
         self.records, good = _parse(content, path)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._size = good
+        # Records that count and the bytes that they fill: one value, so that no interruption finds half of it changed.
+        self._kept = (len(self.records), good)
         if good != len(content):
             self._repair(content, good)
         _sync_folder(folder)
@@ -169,19 +170,29 @@ class Journal:
             ValueError: The type is unknown, or a number is NaN or infinite.
             TypeError: A value is not a JSON value.
             RunFolderError: The disk refuses; nothing of the record is left in the file.
+
+        Whatever else is raised in the middle, a `KeyboardInterrupt` for one, file and `records` agree afterwards: both
+        hold the record or neither does.
         """
         if type not in FIELDS:
             raise ValueError(f"unknown record type {type!r}; known: {', '.join(FIELDS)}")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         plain = json.loads(json.dumps(data, allow_nan=False))
-        record = Record(len(self.records), type, round(self.used, 6), now, plain)
-        line = encode(record)
         try:
-            self._write(line)
+            # A second signal may have cut short the undoing after the first.
+            self._undo()
+            count, size = self._kept
+            record = Record(count, type, round(self.used, 6), now, plain)
+            line = encode(record)
+            try:
+                self._write(line)
+                self.records.append(record)
+                self._kept = (count + 1, size + len(line))
+            except BaseException:
+                self._undo()
+                raise
         except OSError as error:
             raise _unwritable(self.folder, error) from error
-        self._size += len(line)
-        self.records.append(record)
         return record
 
     def close(self) -> None:
@@ -200,15 +211,17 @@ class Journal:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
-        except OSError:
-            # A half-written line would make the next one unreadable.
-            os.ftruncate(self._file, self._size)
-            raise
+        rest = memoryview(line)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        os.fsync(self._file)
+
+    def _undo(self) -> None:
+        """Take back what does not count: the next line would be unreadable after half of one, or repeat its number."""
+        count, size = self._kept
+        del self.records[count:]
+        if os.fstat(self._file).st_size > size:
+            os.ftruncate(self._file, size)
 
     def _repair(self, content: bytes, good: int) -> None:
         tail, line = content[good:], len(self.records) + 1
@@ -217,10 +230,9 @@ class Journal:
         except ValueError:
             record = None
         if record is not None and record.seq == len(self.records):
-            self._size = len(content)
             self._write(b"\n")
-            self._size += 1
             self.records.append(record)
+            self._kept = (len(self.records), len(content) + 1)
             self.repaired = f"line {line} of {FILE} had lost its line end; it was added"
             return
         with (self.folder / TORN).open("ab") as torn:
@@ -271,6 +283,20 @@ def _lock(folder: Path) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
+
+
+def check_folder(folder: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> None:
+    """Say early what opening a journal there would say; nothing is made or changed.
+
+    Raises:
+        RunFolderError: The folder is taken, or there is nothing to resume.
+    """
+    path = Path(folder)
+    if resume:
+        if not (path / FILE).is_file():
+            raise _no_run(folder, None)
+    elif path.is_dir():
+        _refuse_taken(path, overwrite)
 
 
 def _refuse_taken(folder: Path, overwrite: bool) -> None:

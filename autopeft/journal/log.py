@@ -79,6 +79,7 @@ class TrialLog:
         attempts: How often it was started: 1, and 1 more for each retry.
         started: Seconds used when it started.
         ended: Seconds used when it ended, or None.
+        lost_seconds: Busy seconds of its jobs that reached no rung: they failed, or their worker was lost.
     """
 
     id: str
@@ -96,6 +97,7 @@ class TrialLog:
     attempts: int = 1
     started: float = 0.0
     ended: float | None = None
+    lost_seconds: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -104,8 +106,8 @@ class TrialLog:
 
     @property
     def seconds(self) -> float:
-        """Busy seconds of the jobs that reached a rung."""
-        return sum(rung.seconds for rung in self.rungs)
+        """Busy seconds of all its jobs: those that reached a rung, and those that failed."""
+        return sum(rung.seconds for rung in self.rungs) + self.lost_seconds
 
     @property
     def peak_bytes(self) -> int | None:
@@ -252,9 +254,11 @@ class SearchLog:
                 known.status = "paused" if data["action"] == "pause" else "running"
             case "retried":
                 known.attempts += 1
+                known.lost_seconds += data.get("seconds") or 0.0
             case "trial_ended":
                 known.status, known.ended = data["status"], record.used
                 known.reason, known.detail = data.get("reason"), data.get("detail")
+                known.lost_seconds += data.get("seconds") or 0.0
 
     @property
     def metric(self) -> str:

@@ -15,6 +15,8 @@ State = Literal["running", "ended", "interrupted", "died"]
 ROLE_LABELS = {"baseline": "tuned LoRA", "challenger": "best of the space", "incumbent": "in use today"}
 
 PROBE_LABEL = "linear probe"
+PREDICTED_LIMIT = "max_memory"
+"""The limit that a prediction is held against; proposals are also passed over for saying nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,9 @@ class Facts:
         arm_busy: Arm -> busy seconds.
         used: Seconds used.
         limit: Seconds allowed, or None.
-        limits: Limit -> value, where one was set.
+        limits: Limit -> value, where one is set now.
         header: Data of ``search_started``.
-        plan: Data of ``plan``.
+        plan: Data of the latest ``plan``.
         notes: Sentences for the user.
         left_out: Method -> why the space left it out.
         test_reads: How often the test rows were opened.
@@ -145,7 +147,9 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
     contenders = _contenders(log)
     state = _state(log, running)
     spec = log.header.get("spec", {})
-    limits = {name: value for name, value in (spec.get("budget") or {}).items() if value not in (None, "any")}
+    # A resumed search may have other limits than the one that began.
+    budget = log.plan.get("budget") or spec.get("budget") or {}
+    limits = {name: value for name, value in budget.items() if value not in (None, "any")}
     task = log.header.get("task", {})
     sentence, detail = headline(log, state, _named(contenders))
     return Facts(
@@ -160,12 +164,12 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         rates=_rates(log),
         counts=log.counts,
         failures=_failures(log),
-        rejected=Counter(str(rejected.get("constraint")) for rejected in log.rejected),
+        rejected=Counter(PREDICTED_LIMIT for refusal in log.rejected if refusal.get("constraint") == PREDICTED_LIMIT),
         stops=Counter(str(trial.reason) for trial in log.trials.values() if trial.status == "stopped"),
         busy=_busy(log),
         arm_busy=_summed((trial.arm, trial.seconds) for trial in log.trials.values()),
         used=log.used,
-        limit=log.plan.get("max_seconds") or limits.get("max_time"),
+        limit=limits.get("max_time"),
         limits=limits,
         header=log.header,
         plan=log.plan,

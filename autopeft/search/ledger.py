@@ -24,9 +24,11 @@ class Ledger:
     def write(self, type: str, /, **data: Any) -> Record:
         """Append a record, fold it, pass it on."""
         record = self.journal.append(type, **data)
-        self.log.apply(record)
-        for listener in self._listeners:
-            listener(record)
+        # All that the fold lacks: a signal may have come between an append and its fold.
+        for missing in self.journal.records[self.log.seq + 1 :]:
+            self.log.apply(missing)
+            for listener in self._listeners:
+                listener(missing)
         return record
 
     def note(self, text: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible, Problem
 from autopeft.executors import Executor, make
-from autopeft.journal import Journal, Record
+from autopeft.journal import Journal, Record, check_folder
 from autopeft.search.controller import Controller
 from autopeft.search.division import FINISH_SECONDS, Division, extend
 from autopeft.search.events import Event, Listener, Snapshot
@@ -74,6 +74,7 @@ def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | 
     notify = on_event or (lambda event: None)
     spec = replace(spec, out=spec.out or default_folder())
     folder = Path(str(spec.out))
+    check_folder(folder, resume=spec.resume, overwrite=spec.overwrite)
     notify(Event("prepare"))
     with terminating() as renew:
         prepared = prepare(spec)

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 __all__ = [
+    "format_at_least",
     "format_bytes",
     "format_count",
     "format_seconds",
@@ -147,6 +148,33 @@ def format_bytes(value: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def format_at_least(field: str, value: float) -> str:
+    """A limit for people that, given back, admits this value: rounded up, never down.
+
+    Args:
+        field: Name of the limit; those of memory and size are in bytes, those of time in seconds.
+        value: What must fit.
+
+    Returns:
+        Text that the field's parser reads as `value` or a little more: ``60.6MiB``, ``384``, ``0.0102``.
+    """
+    if field in ("max_memory", "max_adapter_size"):
+        power = 0
+        while value >= 1024 ** (power + 1) and power < 4:
+            power += 1
+        unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
+        return f"{math.ceil(value)}{unit}" if power == 0 else f"{math.ceil(value / 1024**power * 10) / 10:g}{unit}"
+    if field in ("max_time", "max_compute"):
+        return f"{math.ceil(value)}s"
+    if field in ("max_adapter_params", "max_trials"):
+        return f"{math.ceil(value)}"
+    if value <= 0:
+        return f"{value:g}"
+    # Four digits, rounded up at the fourth; the factor is for values that end there but for a rounding error.
+    step = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return f"{math.ceil(value * (1 + 1e-9) / step) * step:.4g}"
 
 
 def format_seconds(value: float) -> str:

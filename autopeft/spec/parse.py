@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_
 from autopeft.spec.budget import TARGETS, Budget
 from autopeft.spec.fields import Fields, read_text, suggest
 from autopeft.spec.search import EVIDENCE, EXECUTORS, SearchSpec
+from autopeft.spec.stored import spec_to_dict
 from autopeft.spec.task import HEADS, KINDS, METRICS, Metric, Task
 from autopeft.spec.yamlfile import read_yaml, read_yaml_file
 
@@ -69,8 +69,10 @@ def _task(fields: Fields) -> Task:
     if (columns["prompt_column"] is None) != (columns["response_column"] is None):
         missing = "prompt_column" if columns["prompt_column"] is None else "response_column"
         fields.problem(missing, None, "is required when the other of the two is given", "Name both columns.")
+    if fields.values.get("model") is None:
+        fields.problem("model", None, "is required", f"Give {fields.name('model')}.")
     return Task(
-        model=fields.text("model", required=True) or "",
+        model=_path(fields, "model", "Give a folder, a .gguf file or a hub id.") or "",
         data=_data(fields),
         kind=kind,
         text_columns=texts,
@@ -162,9 +164,9 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
     """A whole search from plain values.
 
     Args:
-        values: The fields of `SearchSpec` with ``task`` and ``budget`` as mappings (or as `Task` and `Budget`), and
-            ``set``: a mapping of dotted names under ``task``, ``budget``, ``space`` or ``strategy`` to values. Text in
-            ``set`` is read as YAML.
+        values: The fields of `SearchSpec` with ``task`` and ``budget`` as mappings (or as `Task` and `Budget`, whose
+            fields are read alike), and ``set``: a mapping of dotted names under ``task``, ``budget``, ``space`` or
+            ``strategy`` to values. Text in ``set`` is read as YAML.
 
     Raises:
         InputError: With every field that is wrong.
@@ -242,9 +244,8 @@ def _nested(fields: Fields, name: str, changes: Sequence[tuple[str, Any]], known
     given = fields.values.get(name)
     own = {key.partition(".")[2]: value for key, value in changes if key.startswith(f"{name}.")}
     if isinstance(given, kind):
-        if not own:
-            return given
-        plain = {field.name: getattr(given, field.name) for field in dataclass_fields(given)}
+        # Nothing checks the values of a built object, so it is read like a mapping.
+        plain = {field.name: getattr(given, field.name) for field in dataclass_fields(kind)}
         # An empty tuple stands for "infer it", which plain values say by leaving the field out.
         given = {
             key: value
@@ -275,7 +276,7 @@ def _named_or_values(fields: Fields, name: str, default: str) -> Any:
     return default
 
 
-def _path(fields: Fields, name: str) -> str | None:
+def _path(fields: Fields, name: str, next_step: str = "Give a path.") -> str | None:
     value = fields.values.get(name)
     if value is None:
         return None
@@ -283,7 +284,7 @@ def _path(fields: Fields, name: str) -> str | None:
         name,
         lambda given: read_text(os.fspath(given) if isinstance(given, os.PathLike) else given),
         None,
-        "Give a path.",
+        next_step,
     )
 
 
@@ -328,13 +329,3 @@ def _beside(folder: Path, value: Any) -> Any:
     except OSError:
         # A name that is too long for the file system is not a file; the parser judges it.
         return value
-
-
-def spec_to_dict(spec: SearchSpec) -> dict[str, Any]:
-    """A search as plain values, for the journal and fingerprints; data in memory becomes a label of its type."""
-    data = spec.task.data
-    label = data if isinstance(data, str) else f"<{type(data).__name__} in memory>"
-    values = asdict(replace(spec, task=replace(spec.task, data=label)))
-    values["task"]["text_columns"] = list(spec.task.text_columns)
-    values["overrides"] = [[name, value] for name, value in spec.overrides]
-    return values

@@ -166,7 +166,7 @@ def search_params(log: SearchLog) -> dict[str, str]:
 def summary_metrics(log: SearchLog) -> dict[str, float]:
     """The figures of a whole search, for its parent run."""
     values: dict[str, Any] = {f"trials.{status}": count for status, count in log.counts.items()}
-    values |= {"trials.rejected": len(log.rejected), "seconds_used": log.used}
+    values |= {"trials.rejected": sum(r["constraint"] == "max_memory" for r in log.rejected), "seconds_used": log.used}
     winner = log.winner
     if winner is not None:
         values["winner.adapter_params"] = log.configurations[winner].adapter_params
