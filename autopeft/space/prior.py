@@ -11,21 +11,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from autopeft.space.bound import Limits
 from autopeft.space.configuration import Scalar
-from autopeft.space.dimension import Choice, Real, Values
-from autopeft.space.placement import Mixture
+from autopeft.space.dimension import Choice, Dimension, Real, Values
+from autopeft.space.modules import ModuleMap
+from autopeft.space.placement import Mixture, Placement, Placements
 from autopeft.space.sequence import even, pick, stream
-
-if TYPE_CHECKING:
-    from autopeft.space.recipe import RecipeSpace
+from autopeft.space.values import SpaceValues
 
 __all__ = ["RecipePrior"]
 
 _NO_PREFIX = 0.5
 _PRIME_OF = {"share": 2, "attention": 3, "block": 5, "rate": 7}
 """What must be covered evenly by few points, each in a prime base of its own; the rest is plain random."""
+
+
+class Bound(Protocol):
+    """What the prior needs of a bound recipe space (`autopeft.space.recipe.RecipeSpace`)."""
+
+    values: SpaceValues
+    modules: ModuleMap
+    dimensions: tuple[Dimension, ...]
+    placements: Placements
+    mixtures: dict[Placement, Mixture]
+    within: Limits
+    largest_params: int
 
 
 class RecipePrior:
@@ -35,7 +47,7 @@ class RecipePrior:
         space: The bound space, whose dimensions and mixtures exist already.
     """
 
-    def __init__(self, space: RecipeSpace) -> None:
+    def __init__(self, space: Bound) -> None:
         self._space = space
         self._weighted = [(mixture, self._weight(mixture)) for mixture in space.mixtures.values()]
 
