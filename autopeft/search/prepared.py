@@ -210,6 +210,7 @@ class Prepared:
             precision=self.precision,
             attention=self.attention,
             gpu=self.gpu,
+            limited_memory=budget.max_memory is not None,
             probe_seconds=60.0 if budget.max_time is None else min(60.0, PROBE_SHARE * budget.max_time),
             # Merged weights cost nothing when they are used.
             max_latency_overhead=None if budget.target == "merged" else budget.max_latency_overhead,

@@ -27,6 +27,7 @@ class WorkSetup:
         generate_tokens: Longest generated answer.
         gpu: Whether workers compute on a GPU.
         probe_seconds: What measuring the heads may take, about.
+        limited_memory: Whether memory is limited, so that every trial's is measured and not only the finalists'.
         max_latency_overhead: The limit of the budget, or None where there is nothing to measure.
         max_adapter_size: The limit of the budget on the adapter's folder, or None.
         tokenizer: For language models, to read generated answers; None otherwise.
@@ -45,6 +46,7 @@ class WorkSetup:
     generate_tokens: int = 64
     gpu: bool = False
     probe_seconds: float = 60.0
+    limited_memory: bool = False
     max_latency_overhead: float | None = None
     max_adapter_size: int | None = None
     tokenizer: Any = None

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.compose.layers import reseed
 from autopeft.cost.live import LiveBytes, measure
-from autopeft.cost.step import step_tensors, train_step
+from autopeft.cost.step import compute_gradients, step_tensors, train_step
 from autopeft.data.batches import TrainStream, pad
 from autopeft.errors import TrialFailure
 from autopeft.strategy.jobs import Train
@@ -69,7 +70,7 @@ def run(
         setup: Data, kind and precision.
         device: Where the model is.
         report: Called about twice a second.
-        measured: Whether live bytes are counted in the second step, when the optimizer's moments exist.
+        measured: Whether live bytes are counted before the second step, when the optimizer's moments exist.
 
     Raises:
         TrialFailure: ``nan`` when the loss is not finite, ``timeout`` past the job's time limit.
@@ -90,16 +91,8 @@ def run(
             group["lr"] = group["peak"] * scale
         batch = step_tensors(pad(split, rows, setup.data.pad_token), setup.kind, device)
         if measured and len(result.losses) == 1:
-            losses: list[float] = []
-
-            def step(counter: LiveBytes, batch=batch, losses=losses) -> None:  # type: ignore[no-untyped-def]
-                losses.append(train_step(model, batch, optimizer, setup.kind, precision, mark=counter.mark))
-
-            held = [*model.parameters(), *model.buffers(), *batch.all()]
-            result.peak_bytes = measure(step, held).bytes
-            loss = losses[0]
-        else:
-            loss = train_step(model, batch, optimizer, setup.kind, precision)
+            result.peak_bytes = peak_bytes(model, optimizer, job, setup, device)
+        loss = train_step(model, batch, optimizer, setup.kind, precision)
         result.rows += len(rows)
         result.losses.append((len(rows), loss))
         smoothed = loss if math.isnan(smoothed) else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
@@ -111,3 +104,22 @@ def run(
             raise TrialFailure("timeout", f"the job took longer than its limit of {job.time_limit:.0f} s")
     result.seconds = time.monotonic() - began
     return result
+
+
+def peak_bytes(
+    model: AdaptedModel, optimizer: torch.optim.AdamW, job: Train, setup: WorkSetup, device: torch.device
+) -> int:
+    """Live tensor bytes of a step at the longest batch, base included; nothing is learned from it."""
+    split = setup.data.splits["train"]
+    size = job.configuration.training.batch_size
+    rows = np.argsort(split.lengths, kind="stable")[-size:]
+    batch = step_tensors(pad(split, rows, setup.data.pad_token), setup.kind, device)
+    precision = torch.bfloat16 if setup.precision == "bfloat16" else None
+
+    def step(counter: LiveBytes) -> None:
+        compute_gradients(model, batch, optimizer, setup.kind, precision, mark=counter.mark)
+
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    peak = measure(step, [*model.parameters(), *model.buffers(), *moments, *batch.all()])
+    optimizer.zero_grad(set_to_none=True)
+    return peak.bytes

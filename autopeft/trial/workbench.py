@@ -128,7 +128,7 @@ class Workbench:
             self._check_latency(model, carrier)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        measured = job.rows_from == 0 and self.device.type == "cpu"
+        measured = self.device.type == "cpu" and (job.final or (setup.limited_memory and job.rows_from == 0))
         trained = train.run(model, optimizer, job, setup, self.device, report, measured=measured)
         began = time.monotonic()
         split = setup.data.splits["validation"]

@@ -1,0 +1,118 @@
+"""One worker's bench on real MiniLM: what it promises about checkpoints, limits and the frozen base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autopeft.compose.base import checksum, meta_carrier
+from autopeft.cost.memory import MemoryModel
+from autopeft.data.batches import longest_batch
+from autopeft.space.configuration import Configuration
+from autopeft.strategy.jobs import Evaluate, Train
+from autopeft.testing.executors import lora_job, make_setup
+from autopeft.trial.checkpoint import read_arrays
+from autopeft.trial.schedule import factor
+from autopeft.trial.setup import Progress, WorkSetup
+from autopeft.trial.workbench import Workbench
+
+
+@pytest.fixture
+def setup(tmp_path: Path, minilm: Path, tiny_reviews: Path) -> WorkSetup:
+    return make_setup(minilm, tiny_reviews, tmp_path)
+
+
+def with_rate(job: Train, rate: float) -> Train:
+    values = job.configuration.to_dict()
+    values["training"]["rates"] = dict.fromkeys(values["training"]["rates"], rate)
+    return replace(job, configuration=Configuration.from_dict(values))
+
+
+def test_it_learns_and_leaves_the_base_alone(setup: WorkSetup) -> None:
+    bench = Workbench(setup)
+    before = checksum(bench.carrier("mean"))
+    seen: list[Progress] = []
+    outcome = bench.run(replace(lora_job(setup, "t", rows=400), final=True), seen.append)
+    assert outcome.status == "ok", outcome.detail
+    assert outcome.metrics["accuracy"] > 0.9
+    assert outcome.rows == 400
+    assert checksum(bench.carrier("mean")) == before
+    arrays = read_arrays(setup.path / str(outcome.outputs))
+    assert len(arrays["prediction"]) == setup.data.splits["validation"].rows
+    assert float((arrays["prediction"] == arrays["label"]).mean()) == outcome.metrics["accuracy"]
+
+
+def test_measured_memory_is_what_was_predicted(setup: WorkSetup) -> None:
+    bench = Workbench(setup)
+    job = replace(lora_job(setup, "t", rows=64, rank=8), final=True)
+    outcome = bench.run(job)
+    carrier = lambda: meta_carrier(setup.base.config, kind=setup.kind, head="mean", labels=setup.labels)  # noqa: E731
+    length = longest_batch(setup.data.splits["train"], 16)[1]
+    predicted = MemoryModel(carrier, bench.modules("mean"), length=length, dtype="float32").predict(job.configuration)
+    assert outcome.peak_bytes == pytest.approx(predicted.bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("file", ["optimizer.safetensors", "adapter/adapter_model.safetensors"])
+def test_a_damaged_checkpoint_starts_the_trial_anew(setup: WorkSetup, file: str) -> None:
+    first = lora_job(setup, "t", rows=64)
+    done = Workbench(setup).run(first)
+    path = setup.path / "trials" / "t" / "rung-0" / file
+    path.write_bytes(path.read_bytes()[:-20])
+    second = replace(first, rows_from=done.rows, rows_to=128, rung=1)
+    outcome = Workbench(setup).run(second)
+    assert outcome.status == "ok", outcome.detail
+    assert outcome.rows == 128
+    assert isinstance(outcome.job, Train)
+    assert outcome.job.rows_from == 0
+
+
+@pytest.mark.parametrize("head", ["mean", "stock"])
+def test_the_latency_limit_is_measured_before_training(setup: WorkSetup, head: str) -> None:
+    job = replace(lora_job(setup, "t", rows=32), head=head)
+    if head == "stock":
+        values = job.configuration.to_dict()
+        values["sites"] = {f"bert.{name}": parts for name, parts in values["sites"].items()}
+        job = replace(job, configuration=Configuration.from_dict(values))
+    strict = Workbench(replace(setup, max_latency_overhead=0.01)).run(job)
+    assert (strict.status, strict.reason, strict.rows) == ("infeasible", "max_latency_overhead", 0)
+    loose = Workbench(replace(setup, max_latency_overhead=100.0)).run(job)
+    assert loose.status == "ok", loose.detail
+
+
+def test_an_adapter_too_large_for_the_disk_limit(setup: WorkSetup) -> None:
+    outcome = Workbench(replace(setup, max_adapter_size=1000)).run(lora_job(setup, "t", rows=16))
+    assert (outcome.status, outcome.reason) == ("infeasible", "max_adapter_size")
+    assert not (setup.path / "trials" / "t" / "rung-0").exists()
+
+
+def test_a_loss_that_is_no_number_is_a_failure_with_a_name(setup: WorkSetup) -> None:
+    outcome = Workbench(setup).run(with_rate(lora_job(setup, "t", rows=400), 3e38))
+    assert (outcome.status, outcome.reason) == ("failed", "nan")
+
+
+def test_weights_that_are_not_the_chosen_ones_are_not_evaluated(setup: WorkSetup) -> None:
+    bench = Workbench(setup)
+    trained = bench.run(lora_job(setup, "t", rows=32))
+    job = Evaluate("winner", str(trained.adapter), "test", "test/winner.safetensors", sha256=trained.sha256)
+    assert bench.run(job).metrics["accuracy"] >= 0
+    assert bench.run(replace(job, sha256="0" * 64)).reason == "damaged"
+
+
+def test_a_bench_goes_on_after_a_failure(setup: WorkSetup) -> None:
+    bench = Workbench(setup)
+    assert bench.run(Evaluate("gone", "no/such/folder", "test", "test/x.safetensors")).status == "failed"
+    assert bench.run(lora_job(setup, "t", rows=16)).status == "ok"
+
+
+def test_the_schedule_rises_holds_and_falls() -> None:
+    shape = {"warmup_rows": 10, "rows_to": 100, "cooldown_rows": 20}
+    values = [factor(rows, **shape) for rows in range(100)]
+    assert values[0] == pytest.approx(0.1)
+    assert values[9:80] == [1.0] * 71
+    assert np.all(np.diff(values[80:]) < 0)
+    assert values[-1] == pytest.approx(0.05)
+    # Below the last rung there is no fall: rungs compare.
+    assert factor(99, warmup_rows=10, rows_to=100, cooldown_rows=0) == 1.0
