@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import os
 import random
+import secrets
 import tempfile
 from pathlib import Path
 
 import pytest
 
 _HOME = tempfile.mkdtemp(prefix="autopeft-tests-")
+_RAY_TOKEN = Path(_HOME) / "ray_token"
+_RAY_TOKEN.write_text(secrets.token_hex(32))
+_RAY_TOKEN.chmod(0o600)
 # These are read when the libraries are imported, so they must be set before any test module is.
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -18,6 +22,7 @@ os.environ.update(
     HF_HOME=str(Path(_HOME) / "huggingface"),
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
+    RAY_AUTH_TOKEN_PATH=str(_RAY_TOKEN),
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DISABLE_IMPORT_WARNING="1",
 )

@@ -110,6 +110,21 @@ class TestTune(ExecutorContract):
         return TuneExecutor(workers=2)
 
 
+def test_the_login_token_is_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autopeft.executors.ray import own_token
+
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own_token()
+    token = tmp_path / ".ray" / "auth_token"
+    first = token.read_text()
+    assert token.stat().st_mode & 0o077 == 0
+    token.chmod(0o644)
+    own_token()
+    assert token.read_text() == first
+    assert token.stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.slow
 def test_no_cluster_at_the_address() -> None:
     import ray

@@ -252,7 +252,7 @@ def test_a_language_model(smollm2: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows))
     values = options(smollm2, data, tmp_path / "run", budget={"max_trials": 2, "max_time": "6m"}, space="lora")
-    values["set"] = {"strategy.halving.rungs": 1}
+    values |= {"strategy": "random", "set": {}}
     result = run(values)
     assert result.status == "found"
     assert result.values["task"]["metric"] == "log_likelihood"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,14 +64,21 @@ class _Slot:
 
 
 def own_token() -> None:
-    """Give a cluster of ours a login token that only this user can read: Ray's own file is world-readable."""
+    """Make Ray's login token readable by this user alone: Ray itself writes it world-readable into the home folder.
+
+    A token that is there is kept: a process that has used Ray before remembers it.
+    """
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
-    handle, path = tempfile.mkstemp(prefix="autopeft-ray-token-")
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+        return
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
-    os.environ["RAY_AUTH_TOKEN_PATH"] = path
-    atexit.register(Path(path).unlink, missing_ok=True)
 
 
 def connect(address: str | None) -> None:
