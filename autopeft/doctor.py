@@ -26,7 +26,7 @@ __all__ = ["Check", "checks", "gpu_check"]
 State = Literal["ok", "warn", "fail"]
 
 UI_PORT = 5000
-GPU_LINE = "pip install torch --index-url with the CUDA index that pytorch.org names for your driver (docs/install.md)"
+GPU_LINE = "Install the torch build for your CUDA version, as PyTorch's Get started page says (docs/install.md)"
 _GIB = 2**30
 
 
@@ -112,7 +112,7 @@ def _gpus() -> list[Check]:
             named.append(f"{torch.cuda.get_device_name(index)} ({free / _GIB:.1f} of {total / _GIB:.1f} GiB free)")
         return [Check("gpu", "ok", ", ".join(named))]
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
-        return [Check("gpu", "warn", "a driver is installed, but torch sees no GPU", f"If there is one: {GPU_LINE}.")]
+        return [Check("gpu", "warn", "a driver is installed, but torch sees no GPU", GPU_LINE + ".")]
     return [Check("gpu", "ok", "none; searches run on the processor")]
 
 
