@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from autopeft.data.encoded import Array
 from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval
 from autopeft.journal import TrialLog
 from autopeft.search.division import FINALIST_SEEDS, MIN_RUNG_ROWS, Division
@@ -122,7 +123,7 @@ class Finals:
         trial = self.candidates().get(role)
         return [] if trial is None else [trial]
 
-    def outputs(self, run: TrialLog) -> dict[str, np.ndarray]:
+    def outputs(self, run: TrialLog) -> dict[str, Array]:
         """Per-example outputs of a run on the validation rows."""
         file = run.rungs[-1].outputs
         if file is None:
@@ -176,16 +177,10 @@ class Finals:
             return Verdict("unconfirmed", 0.0, 0.0, 0.0, present[0], reason), len(runs[present[0]])
         outputs = {role: [self.outputs(run) for run in of_role] for role, of_role in runs.items()}
         sizes = {role: log.configurations[of_role[0].hash].adapter_params for role, of_role in runs.items()}
-        if len(outputs["challenger"][0]["label" if "label" in outputs["challenger"][0] else "log_likelihood"]) != len(
-            outputs["baseline"][0]["label" if "label" in outputs["baseline"][0] else "log_likelihood"]
-        ):
-            better = max(
-                present, key=lambda role: np.mean([run.rungs[-1].metrics[log.rung_metric] for run in runs[role]])
-            )
-            reason = (
-                "the finalists were not evaluated on the same rows: no time was left to train both with fresh seeds"
-            )
-            return Verdict("unconfirmed", 0.0, 0.0, 0.0, better, reason), 0
+        if len({evaluated_rows(run) for of_role in outputs.values() for run in of_role}) > 1:
+            scores = {role: np.mean([run.rungs[-1].metrics[log.rung_metric] for run in runs[role]]) for role in present}
+            reason = "no time was left to train both finalists with fresh seeds, and they were judged on different rows"
+            return Verdict("unconfirmed", 0.0, 0.0, 0.0, max(present, key=lambda role: scores[role]), reason), 0
         verdict = compare(
             self._metric(), outputs["challenger"], outputs["baseline"], sizes=(sizes["challenger"], sizes["baseline"])
         )
@@ -212,6 +207,11 @@ class Finals:
         rows = self._named().get("rows", 0)
         runs = [trial for trial in self._ledger.log.trials.values() if trial.purpose == "confirm"]
         return [run for run in runs if run.status != "completed" or run.rows >= rows]
+
+
+def evaluated_rows(outputs: Mapping[str, Array]) -> int:
+    """Rows that per-example outputs are over."""
+    return len(outputs["prediction" if "prediction" in outputs else "log_likelihood"])
 
 
 def makespan(seconds: list[float], workers: int) -> float:
