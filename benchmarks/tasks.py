@@ -65,7 +65,7 @@ def full(name: str) -> str:
         return "not run"
     best = max(rows, key=lambda row: row["validation"])["rate"]
     runs = [row["test"] for row in rows if row["rate"] == best]
-    return f"{sum(runs) / len(runs):.4f} ({len(runs)} seed{"s" if len(runs) > 1 else ""})"
+    return f"{sum(runs) / len(runs):.4f} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
 
 
 def block(found: dict, role: str) -> str:
