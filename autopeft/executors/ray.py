@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,6 @@ class _Slot:
     running: Any = None
     asked: Any = None
     since: float = 0.0
-    deaths: int = field(default=0)
 
 
 def own_token() -> None:
@@ -234,7 +233,7 @@ class RayExecutor(PoolExecutor):
         return [] if progress is None else [Progressed(slot, progress)]
 
     def _replace(self, slot: int, job: Job, reason: str) -> Lost:
-        self._pool[slot] = _Slot(self._actor(), deaths=self._pool[slot].deaths + 1)
+        self._pool[slot] = _Slot(self._actor())
         return Lost(slot, job, reason)
 
     def worker_pids(self) -> list[int]:
