@@ -161,12 +161,17 @@ def _processor_flags() -> set[str] | None:
 
 
 def _threads() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    from autopeft.executors.base import cores
+
+    allowed = cores()
     setting = os.environ.get("OMP_NUM_THREADS")
-    told = f"{cores} cores, OMP_NUM_THREADS {'not set' if setting is None else setting}"
-    if setting is not None and (not setting.isdigit() or int(setting) > cores):
+    told = f"{allowed} cores, OMP_NUM_THREADS {'not set' if setting is None else setting}"
+    if setting is not None and (not setting.isdigit() or int(setting) > allowed):
         return Check(
-            "threads", "warn", told, f"Unset it, or set it to at most {cores}: more threads than cores are far slower."
+            "threads",
+            "warn",
+            told,
+            f"Unset it, or set it to at most {allowed}: more threads are far slower.",
         )
     return Check("threads", "ok", f"{told}; each worker takes its share")
 

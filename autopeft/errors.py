@@ -122,12 +122,14 @@ class TrialFailure(AutopeftError):
         reason: One word for counting: ``nan``, ``oom``, ``coverage``, ``unsupported``, ``timeout``, ``lost``.
         detail: One sentence for the user.
         infeasible: True when the configuration itself is at fault and must not be tried again.
+        measured: What was measured of the limit that was broken, in the limit's unit, or None.
     """
 
-    def __init__(self, reason: str, detail: str, *, infeasible: bool = False) -> None:
+    def __init__(self, reason: str, detail: str, *, infeasible: bool = False, measured: float | None = None) -> None:
         self.reason = reason
         self.detail = detail
         self.infeasible = infeasible
+        self.measured = measured
         super().__init__(f"{reason}: {detail}")
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,7 +26,7 @@ from autopeft.data.read import read
 from autopeft.evidence.metrics import score
 from autopeft.search.prepare import model_positions, precision_here
 from autopeft.spec import Task
-from autopeft.trial.evaluate import outputs
+from autopeft.trial.evaluate import outputs, subset
 from autopeft.trial.schedule import factor
 
 RESULTS = Path(__file__).parent / "results" / "full_finetuning.jsonl"
@@ -63,7 +62,7 @@ class FullModel(nn.Module):
         return self.head(pooled)
 
 
-def train(setup, base, data, *, rate: float, seed: int, epochs: float, batch: int) -> dict:
+def train(setup, base, data, *, rate: float, seed: int, epochs: float, batch: int, evaluated: int | None) -> dict:
     """One run; metrics on validation and test."""
     torch.manual_seed(seed)
     model = FullModel(base, setup.kind, setup.labels, seed)
@@ -87,7 +86,7 @@ def train(setup, base, data, *, rate: float, seed: int, epochs: float, batch: in
     result = {"seconds": seconds, "rows": seen}
     for name in ("validation", "test"):
         part = data.splits[name]
-        arrays = outputs(model, part, setup, device, rows=np.arange(part.rows))
+        arrays = outputs(model, part, setup, device, rows=subset(part, evaluated))
         result[name] = score(setup.metric, arrays)
     return result
 
@@ -102,6 +101,7 @@ def main() -> None:
     parser.add_argument("--response-column")
     parser.add_argument("--kind")
     parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--evaluated", type=int, help="validation and test rows to evaluate on; all when left out")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -125,13 +125,23 @@ def main() -> None:
         if (rate, seed) in mine:
             return
         batch = 8 if raw.kind == "causal_lm" else 16
-        result = train(setup, base, data, rate=rate, seed=seed, epochs=arguments.epochs, batch=batch)
+        result = train(
+            setup,
+            base,
+            data,
+            rate=rate,
+            seed=seed,
+            epochs=arguments.epochs,
+            batch=batch,
+            evaluated=arguments.evaluated,
+        )
         row = {
             "name": arguments.name,
             "metric": raw.metric,
             "rate": rate,
             "seed": seed,
             "epochs": arguments.epochs,
+            **({} if arguments.evaluated is None else {"evaluated": arguments.evaluated}),
             **result,
         }
         mine[rate, seed] = row

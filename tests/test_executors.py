@@ -13,6 +13,7 @@ import pytest
 
 from autopeft.errors import InputError
 from autopeft.executors import Executor
+from autopeft.executors.base import Progressed, cores
 from autopeft.executors.inprocess import InProcessExecutor
 from autopeft.testing.executors import ExecutorContract, Script, lora_job, make_setup
 from autopeft.trial.setup import WorkSetup
@@ -108,6 +109,26 @@ class TestTune(ExecutorContract):
         from autopeft.executors.tune import TuneExecutor
 
         return TuneExecutor(workers=2)
+
+    def test_progress_is_told_while_a_job_runs(self, setup: WorkSetup) -> None:
+        script = Script([lora_job(setup, "long", rows=4000)])
+        self.executor().run(script, setup)
+        seen = [event.progress.rows for event in script.events if isinstance(event, Progressed)]
+        assert seen
+        assert seen == sorted(seen)
+        assert {event.slot for event in script.events} == {script.outcomes and script.events[-1].slot}
+
+
+@pytest.mark.parametrize(("text", "most"), [("150000 100000", 1), ("800000 100000", 8), ("50000 100000", 1)])
+def test_cores_keep_to_the_quota_of_the_control_group(
+    text: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autopeft.executors.base.CGROUP", tmp_path / "cpu.max")
+    unlimited = cores()
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cores() == unlimited
+    (tmp_path / "cpu.max").write_text(f"{text}\n")
+    assert cores() == min(unlimited, most)
 
 
 def test_the_login_token_is_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,30 @@ def test_target_peft_is_plain_peft(minilm: Path, tiny_reviews: Path, tmp_path: P
     assert result.winner["lowered_to"] is not None
     config = json.loads((tmp_path / "run" / "winner" / "adapter_config.json").read_text())
     assert config["peft_type"] == result.winner["lowered_to"]
+
+
+def test_adapters_in_use_today_are_compared(
+    found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, tmp_path: Path
+) -> None:
+    own = run(options(minilm, tiny_reviews, tmp_path / "own", incumbent=str(found.folder / "winner")))
+    told = own.values["incumbent"]
+    assert told["adapter_params"] == found.winner["adapter_params"]
+    assert told["test"] == found.winner["test"]
+    assert told["validation"]["accuracy"] > 0.5
+
+    plain = run(options(minilm, tiny_reviews, tmp_path / "peft", budget={"target": "peft", "max_trials": 2}))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "peft" / "winner" / name, folder / name)
+    stock = run(options(minilm, tiny_reviews, tmp_path / "stock", incumbent=str(folder)))
+    told = stock.values["incumbent"]
+    assert (told["adapter_params"], told["head_params"]) == tuple(
+        plain.winner[name] for name in ("adapter_params", "head_params")
+    )
+    assert told["test"] == plain.winner["test"]
+    with pytest.raises(autopeft.InputError, match="incumbent"):
+        run(options(minilm, tiny_reviews, tmp_path / "none", incumbent=str(tiny_reviews)))
 
 
 def test_infeasible_names_what_would_do(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:

@@ -238,6 +238,22 @@ def test_max_compute_is_kept(tmp_path: Path) -> None:
     assert 200 < busy <= 400
 
 
+def test_a_latency_that_nothing_keeps_is_told_with_the_smallest_that_would_do(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), fate=lambda job, attempt: "slow")
+    with pytest.raises(NothingFeasible) as caught:
+        Bench(tmp_path / "run", world, Budget(max_trials=4, max_latency_overhead=1.01)).run()
+    measured = [t.measured for t in SearchLog.fold(read_journal(tmp_path / "run")).trials.values()]
+    assert caught.value.smallest == {"max_latency_overhead": min(measured)}
+
+
+def test_every_job_has_a_time_limit_that_ends_with_the_budget(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}))
+    bench = Bench(tmp_path / "run", world, Budget(max_time=600.0, max_compute=700.0))
+    bench.run()
+    assert all(job.time_limit is not None and 0 < job.time_limit <= 600 for job in world.jobs)
+    assert any(isinstance(job, Evaluate) for job in world.jobs)
+
+
 def test_time_that_is_left_buys_further_seeds(tmp_path: Path) -> None:
     world = SyntheticWorld(by_method({}))
     log = Bench(tmp_path / "run", world, Budget(max_time=4000.0), evidence="quick").run()

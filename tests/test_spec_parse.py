@@ -9,7 +9,7 @@ import pytest
 
 from autopeft.errors import InputError
 from autopeft.spec import Budget, SearchSpec, Task
-from autopeft.spec.parse import load_task_file, parse_budget, parse_search, parse_task, spec_to_dict
+from autopeft.spec.parse import checked, load_task_file, parse_budget, parse_search, parse_task, spec_to_dict
 from autopeft.spec.stored import in_memory, lay_over, stored_values
 
 TASK = {"model": "org/model", "data": "org/data"}
@@ -20,6 +20,16 @@ def problems(call, *args) -> dict[str, str]:
         call(*args)
     assert all(problem.rule and problem.next_step for problem in caught.value.problems)
     return {problem.field: f"{problem.rule}. {problem.next_step}" for problem in caught.value.problems}
+
+
+def test_hand_made_searches_are_checked_like_all_others() -> None:
+    good = SearchSpec(Task(model="m", data="d"), overrides=(("space.batch", "8"), ("strategy.name", "8")))
+    assert checked(good) == good
+    assert checked(replace(good, preset="minimal")).preset == "minimal"
+    bad = replace(good, workers=0, budget=Budget(max_time=-1.0), evidence="none")  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught:
+        checked(bad)
+    assert {problem.field for problem in caught.value.problems} == {"workers", "budget.max_time", "evidence"}
 
 
 def test_budget_with_units_and_without():

@@ -78,6 +78,7 @@ def test_the_latency_limit_is_measured_before_training(setup: WorkSetup, head: s
         job = replace(job, configuration=Configuration.from_dict(values))
     strict = Workbench(replace(setup, max_latency_overhead=0.01)).run(job)
     assert (strict.status, strict.reason, strict.rows) == ("infeasible", "max_latency_overhead", 0)
+    assert 0.1 < strict.values["measured"] < 50
     loose = Workbench(replace(setup, max_latency_overhead=100.0)).run(job)
     assert loose.status == "ok", loose.detail
 
@@ -99,6 +100,14 @@ def test_weights_that_are_not_the_chosen_ones_are_not_evaluated(setup: WorkSetup
     job = Evaluate("winner", str(trained.adapter), "test", "test/winner.safetensors", sha256=trained.sha256)
     assert bench.run(job).metrics["accuracy"] >= 0
     assert bench.run(replace(job, sha256="0" * 64)).reason == "damaged"
+
+
+def test_an_evaluation_past_its_limit_is_given_up(setup: WorkSetup) -> None:
+    bench = Workbench(setup)
+    trained = bench.run(lora_job(setup, "t", rows=32))
+    job = Evaluate("winner", str(trained.adapter), "test", "test/winner.safetensors", time_limit=0.0)
+    assert [(o.status, o.reason) for o in [bench.run(job)]] == [("failed", "timeout")]
+    assert bench.run(replace(job, time_limit=600.0)).status == "ok"
 
 
 def test_a_bench_goes_on_after_a_failure(setup: WorkSetup) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect as pyinspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from autopeft.errors import TrialFailure
 from autopeft.space.configuration import Configuration
 from autopeft.space.modules import ModuleMap
 
-__all__ = ["AdaptedModel", "adapt", "load_state", "reseed", "state"]
+__all__ = ["AdaptedModel", "adapt", "reseed"]
 
 HEAD_STD = 0.02
 
@@ -210,26 +210,6 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, head: str) -> torch
     mask = attention_mask.to(torch.float32).unsqueeze(-1)
     with torch.autocast(hidden.device.type, enabled=False):
         return (hidden.float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
-
-
-def state(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
-    """Copies of the trained tensors, for a checkpoint."""
-    return {name: parameter.detach().clone() for name, parameter in adapted.trained().items()}
-
-
-def load_state(adapted: AdaptedModel, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put a checkpoint's tensors back.
-
-    Raises:
-        ValueError: They belong to another configuration.
-    """
-    trained = adapted.trained()
-    if set(trained) != set(tensors) or any(trained[name].shape != tensors[name].shape for name in trained):
-        odd = sorted(set(trained) ^ set(tensors))[:3] or "shapes differ"
-        raise ValueError(f"the checkpoint belongs to another configuration: {odd}")
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(tensors[name])
 
 
 def hybrid_config(carrier: Carrier, configuration: Configuration, modules: ModuleMap) -> HybridConfig:

@@ -8,13 +8,17 @@ passes every event to `Controller.on_event`, and returns when every slot has bee
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from autopeft.strategy.jobs import Job, Outcome
 from autopeft.trial.setup import Progress, WorkSetup
+
+CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,5 +159,15 @@ class PoolExecutor(Executor):
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use: of its affinity, and of its control group's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _quota(CGROUP)))
+
+
+def _quota(file: Path) -> int:
+    """Whole cores of a control group's quota (``cpu.max``: microseconds of work per period, or ``max``)."""
+    try:
+        work, period = file.read_text().split()
+        return max(1, int(work) // int(period))
+    except (OSError, ValueError):
+        return sys.maxsize

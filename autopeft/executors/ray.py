@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from autopeft.errors import InputError
 from autopeft.executors.base import Event, Finished, Lost, PoolExecutor, Progressed, cores
-from autopeft.strategy.jobs import Job, Outcome, Train
+from autopeft.strategy.jobs import Job, Outcome
 from autopeft.trial.setup import Progress, WorkSetup
 
 POLL_SECONDS = 0.5
@@ -214,7 +214,7 @@ class RayExecutor(PoolExecutor):
     def _look(self, slot: int, place: _Slot) -> list[Event]:
         """Progress of a running job; a worker past all limits is killed."""
         job = place.job
-        limit = job.time_limit if isinstance(job, Train) else None
+        limit = None if job is None else job.time_limit
         if job is not None and limit is not None and time.monotonic() - place.since > limit + GRACE_SECONDS:
             place.job = place.running = None
             ray.kill(place.actor)

@@ -74,6 +74,7 @@ class TrialLog:
         status: Where it stands.
         reason: One word or sentence: why it ended.
         detail: One sentence more, or None.
+        measured: What was measured of the limit that it broke, in the limit's unit, or None.
         rungs: The rungs reached, in order.
         decisions: What was decided after them.
         attempts: How often it was started: 1, and 1 more for each retry.
@@ -92,6 +93,7 @@ class TrialLog:
     status: TrialStatus = "running"
     reason: str | None = None
     detail: str | None = None
+    measured: float | None = None
     rungs: list[RungLog] = field(default_factory=list)
     decisions: list[DecisionLog] = field(default_factory=list)
     attempts: int = 1
@@ -259,6 +261,7 @@ class SearchLog:
                 known.status, known.ended = data["status"], record.used
                 known.reason, known.detail = data.get("reason"), data.get("detail")
                 known.lost_seconds += data.get("seconds") or 0.0
+                known.measured = data.get("measured")
 
     @property
     def metric(self) -> str:

@@ -62,7 +62,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "decision": ("trial", "rung", "action", "reason"),
     "retried": ("trial", "reason", "attempt", "seconds"),
-    "trial_ended": ("trial", "status", "reason", "detail", "seconds"),
+    "trial_ended": ("trial", "status", "reason", "detail", "seconds", "measured"),
     "finalists": ("baseline", "challenger", "seeds", "rows", "rung"),
     "verdict": ("name", "difference", "low", "high", "takes", "reason", "seeds"),
     "test_opened": ("winner_sha256", "test_hash"),

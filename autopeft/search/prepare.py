@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import torch
 
 from autopeft import catalogue
-from autopeft.compose.base import Attention, DType, SharedBase, load_base, load_tokenizer
-from autopeft.compose.store import describe
+from autopeft.compose.base import Attention, DType, load_base, load_tokenizer
 from autopeft.data.encode import encode, plan_of
-from autopeft.data.read import RawData, read
+from autopeft.data.read import read
 from autopeft.errors import InputError, Problem
+from autopeft.search.incumbent import check_incumbent
 from autopeft.search.prepared import BASELINE_SPACE, Prepared
 from autopeft.space import resolve
 from autopeft.space.values import SpaceValues
@@ -51,8 +51,7 @@ def prepare(spec: SearchSpec) -> Prepared:
     gpu = _on_gpus(spec)
     precision = precision_here(gpu)
     base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
-    if spec.incumbent is not None:
-        _check_incumbent(spec.incumbent, base, raw)
+    told = [] if spec.incumbent is None else check_incumbent(spec.incumbent, base, raw)
     data, encoding_notes = encode(
         raw, tokenizer, max_length=spec.task.max_length, model_max=model_positions(base.config)
     )
@@ -71,7 +70,12 @@ def prepare(spec: SearchSpec) -> Prepared:
         gpu=gpu,
         precision=precision,
         attention=attention,
-        notes=(*raw.notes, *encoding_notes, f"the frozen base computes in {precision} with {attention} attention"),
+        notes=(
+            *raw.notes,
+            *encoding_notes,
+            *told,
+            f"the frozen base computes in {precision} with {attention} attention",
+        ),
     )
 
 
@@ -165,21 +169,3 @@ def _on_gpus(spec: SearchSpec) -> bool:
     if spec.gpus_per_trial is not None:
         return spec.gpus_per_trial > 0
     return bool(torch.cuda.is_available())
-
-
-def _check_incumbent(folder: str, base: SharedBase, raw: RawData) -> None:
-    """An adapter that cannot be compared is told before anything runs."""
-    about = describe(folder)
-    identity, labels = about["identity"], about["meta"].get("text", {}).get("label_names", [])
-    wrong = {
-        "another base model": identity["content_hash"] != base.identity.content_hash,
-        f"the task kind {about['kind']}, not {raw.kind}": about["kind"] != raw.kind,
-        f"other classes ({', '.join(labels[:5])}, ...)": list(labels) != list(raw.label_names),
-    }
-    problems = [
-        Problem("incumbent", folder, f"belongs to {what}", "Give an adapter for this task, or none.")
-        for what, is_so in wrong.items()
-        if is_so
-    ]
-    if problems:
-        raise InputError(problems)

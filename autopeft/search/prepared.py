@@ -180,7 +180,10 @@ class Prepared:
         arms["space"] = arm("space", self.bind(self.space, head), 0)
         costs = StepCosts(modules)
         costs.observe(speed_configuration(modules, self.raw.kind), 1000, 1000 * speed.train)
-        return Field(modules, arms, costs)
+        if gate is None or not self.gpu:
+            # On a processor what is measured is what was predicted.
+            return Field(modules, arms, costs)
+        return Field(modules, arms, costs, gate.observe)
 
     def infeasible(self) -> NothingFeasible | None:
         """Why nothing of the user's space fits the limits, or None. The formulas do not depend on the head."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from autopeft.cost.size import adapter_bytes
 from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors.base import cores
 from autopeft.search.division import Division, Speed, divide
@@ -18,6 +19,7 @@ from autopeft.search.prepared import Prepared
 from autopeft.search.run import limits
 from autopeft.space.bound import BoundSpace
 from autopeft.spec import SearchSpec
+from autopeft.spec.parse import checked
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Probe
 from autopeft.trial.workbench import Workbench
@@ -48,6 +50,7 @@ def plan(spec: SearchSpec) -> Plan:
         InputError: As for `search`.
         NothingFeasible: As for `search`.
     """
+    spec = checked(spec)
     prepared = prepare(spec)
     infeasible = prepared.infeasible()
     if infeasible is not None:
@@ -113,6 +116,8 @@ def _speed(prepared: Prepared, head: str) -> Speed:
 def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
     memory = prepared.memory(head)
     drawn = [bound.decode(bound.draw(index, 0)) for index in range(8)]
+    head_params = prepared.head_params(head)
+    sizes = [adapter_bytes(each.adapter_params(bound.modules), head_params, len(list(each.parts()))) for each in drawn]
     bytes_of = [memory.predict(configuration).bytes for configuration in drawn]
     return {
         "name": bound.values.name,
@@ -121,6 +126,7 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
         "size": bound.size(),
         "feasible_share": bound.feasible_share(),
         "adapter_params": {"least": bound.smallest().adapter_params(bound.modules), "most": bound.largest_params},
+        "adapter_bytes": {"samples_least": min(sizes), "samples_most": max(sizes)},
         "memory_bytes": {
             "base": memory.base_bytes(),
             "smallest": memory.predict(bound.smallest()).bytes,

@@ -29,6 +29,7 @@ from autopeft.search.result import SearchResult, build_result, place_winner, wri
 from autopeft.search.snapshot import snapshot
 from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
+from autopeft.spec.parse import checked, parse_search
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "mlflow", "numpy", "safetensors")
 
@@ -52,8 +53,6 @@ def search(
         InputError: Something given cannot be used: all problems at once.
         NothingFeasible: No configuration fits the limits.
     """
-    from autopeft.spec.parse import parse_search
-
     spec = parse_search({"task": task, "budget": budget if budget is not None else Budget(), **options})
     return run(spec, on_event)
 
@@ -71,6 +70,7 @@ def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | 
         NothingFeasible: As for `search`.
     """
     began = time.monotonic() if started is None else started
+    spec = checked(spec)
     notify = on_event or (lambda event: None)
     spec = replace(spec, out=spec.out or default_folder())
     folder = Path(str(spec.out))

@@ -18,6 +18,9 @@ from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Evaluate, Job, Train
 from autopeft.trial.setup import Progress
 
+PATIENCE, GRACE_SECONDS, SHORTEST_LIMIT = 5.0, 30.0, 5.0
+"""A job may take so many times what is expected, plus so many seconds; a limit is never shorter than so many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -56,11 +59,13 @@ class Field:
         modules: The module map.
         arms: By name, in the order of precedence.
         costs: Learned step costs.
+        measured: Told the bytes that training a configuration really took.
     """
 
     modules: ModuleMap
     arms: Mapping[ArmName, Arm]
     costs: StepCosts
+    measured: Callable[[Configuration, int], None] = lambda configuration, count: None
 
 
 class State:
@@ -146,19 +151,38 @@ class State:
         """Expected seconds of a job: training, and the evaluation at its end."""
         division = self.division
         evaluated = division.final_evaluated if final else division.rung_evaluated
-        generated = division.speed.generate if final else 0.0
         train = self.field.costs.predict(self.configuration(hash), rows)
-        return train + evaluated * division.speed.evaluate + generated
+        return train + (self.evaluation_seconds(evaluated) if final else evaluated * division.speed.evaluate)
+
+    def evaluation_seconds(self, rows: int) -> float:
+        """Expected seconds of a whole evaluation, generated answers included."""
+        return rows * self.division.speed.evaluate + self.division.speed.generate
+
+    def busy(self) -> float:
+        """Seconds that workers have computed until now, running jobs included."""
+        busy = sum(trial.seconds for trial in self.ledger.log.trials.values())
+        busy += sum(self.ledger.used - self.began[slot] for slot in self.running)
+        return busy + sum(float(probe.get("seconds") or 0.0) for probe in self.ledger.log.probes.values())
 
     def affords(self, seconds: float, share: float) -> bool:
         """Whether a job of so many seconds stays within a share of the limit on busy seconds."""
         limit = self.rules.budget.max_compute
-        if limit is None:
-            return True
-        busy = sum(trial.seconds for trial in self.ledger.log.trials.values())
-        busy += sum(self.ledger.used - self.began[slot] for slot in self.running)
-        busy += sum(float(probe.get("seconds") or 0.0) for probe in self.ledger.log.probes.values())
-        return busy + seconds <= share * limit
+        return limit is None or self.busy() + seconds <= share * limit
+
+    def time_limit(self, expected: float, *, least: float = SHORTEST_LIMIT) -> float:
+        """What a job may take: several times what is expected, and never past the end of the budget.
+
+        Args:
+            expected: Seconds that it should take.
+            least: Seconds that it gets even when the budget is used up.
+        """
+        limits = [GRACE_SECONDS + PATIENCE * expected]
+        if self.division.deadline is not None:
+            limits.append(self.division.deadline - self.ledger.used)
+        if self.rules.budget.max_compute is not None:
+            # Its neighbours may use as much as it does.
+            limits.append((self.rules.budget.max_compute - self.busy()) / self.slots)
+        return max(least, min(limits))
 
     def training(self) -> set[str]:
         """Trials that run right now."""

@@ -13,11 +13,11 @@ from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_
 from autopeft.spec.budget import TARGETS, Budget
 from autopeft.spec.fields import Fields, read_text, suggest
 from autopeft.spec.search import EVIDENCE, EXECUTORS, SearchSpec
-from autopeft.spec.stored import spec_to_dict
+from autopeft.spec.stored import as_given, spec_to_dict
 from autopeft.spec.task import HEADS, KINDS, METRICS, Metric, Task
 from autopeft.spec.yamlfile import read_yaml, read_yaml_file
 
-__all__ = ["load_task_file", "parse_budget", "parse_search", "parse_task", "spec_to_dict"]
+__all__ = ["checked", "load_task_file", "parse_budget", "parse_search", "parse_task", "spec_to_dict"]
 
 _TASK_FIELDS = tuple(field.name for field in dataclass_fields(Task))
 _BUDGET_FIELDS = tuple(field.name for field in dataclass_fields(Budget))
@@ -207,6 +207,20 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
     )
     fields.finish()
     return spec
+
+
+def checked(spec: SearchSpec) -> SearchSpec:
+    """A search that was built by hand, after the checks that every other one has gone through.
+
+    Raises:
+        InputError: With every field that is wrong.
+    """
+    values = {field.name: getattr(spec, field.name) for field in dataclass_fields(SearchSpec)}
+    values["set"] = as_given(values.pop("overrides"))
+    if spec.preset is not None:
+        # A preset stands for the two, which have defaults.
+        del values["space"], values["strategy"]
+    return parse_search(values)
 
 
 def _changes(fields: Fields) -> list[tuple[str, Any]]:

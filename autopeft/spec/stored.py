@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 
 from autopeft.spec.search import SearchSpec
 
-__all__ = ["in_memory", "lay_over", "spec_to_dict", "stored_values"]
+__all__ = ["absolute_store", "as_given", "in_memory", "lay_over", "spec_to_dict", "stored_values"]
 
 _FILES = (".yaml", ".yml")
 _OF_ONE_SESSION = ("out", "overwrite", "resume")
@@ -31,6 +31,8 @@ def spec_to_dict(spec: SearchSpec) -> dict[str, Any]:
     values["overrides"] = [[name, value] for name, value in spec.overrides]
     if spec.incumbent is not None:
         values["incumbent"] = _absolute(spec.incumbent)
+    if spec.tracking_uri is not None:
+        values["tracking_uri"] = absolute_store(spec.tracking_uri)
     for name in ("space", "strategy"):
         # A preset's name never looks at the working directory.
         if isinstance(values[name], str) and values[name].endswith(_FILES):
@@ -56,12 +58,27 @@ def stored_values(spec: Mapping[str, Any], budget: Mapping[str, Any] | None = No
     values = {name: value for name, value in spec.items() if name not in (*_OF_ONE_SESSION, "overrides")}
     values["task"] = {name: value for name, value in spec["task"].items() if value not in (None, [])}
     values["budget"] = dict(spec["budget"] if budget is None else budget)
-    # Text in `set` is read as YAML: the quotes keep "8" a text.
-    values["set"] = [
-        (name, yaml.safe_dump(value, default_style='"') if isinstance(value, str) else value)
-        for name, value in spec.get("overrides") or ()
-    ]
+    values["set"] = as_given(spec.get("overrides") or ())
     return values
+
+
+def as_given(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Changes of a search as ``set`` takes them: text in it is read as YAML, and the quotes keep "8" a text."""
+    return [
+        (name, yaml.safe_dump(value, default_style='"') if isinstance(value, str) else value)
+        for name, value in overrides
+    ]
+
+
+def absolute_store(uri: str) -> str:
+    """An MLflow tracking URI that means the same from any folder: paths of databases and of folders made absolute."""
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    if "://" not in uri and uri.endswith(".db"):
+        return f"sqlite:///{Path(uri).absolute()}"
+    if "://" not in uri and "/" in uri:
+        return str(Path(uri).absolute())
+    return uri
 
 
 def lay_over(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,10 +54,12 @@ class Probe:
         kind: ``heads``: features of the frozen base, a linear probe for each head, the best head and its score;
             ``speed``: seconds per row of training and evaluation for a LoRA on every linear layer.
         heads: For ``heads``, the heads to choose from; for ``speed``, the one in use.
+        time_limit: Seconds after which its worker is taken for hung, or None.
     """
 
     kind: Literal["heads", "speed"]
     heads: tuple[str, ...]
+    time_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Evaluate:
         outputs: File for the per-example outputs, relative to the run folder.
         rows: Rows to evaluate on, a fixed choice of them; None for all.
         sha256: Checksum of the adapter's weights that must match, or None.
+        time_limit: Seconds after which the job is given up, or None.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Evaluate:
     outputs: str
     rows: int | None = None
     sha256: str | None = None
+    time_limit: float | None = None
 
 
 Job = Train | Probe | Evaluate

@@ -35,7 +35,7 @@ class SyntheticWorld:
         rows: Validation rows.
         seed_noise: Standard deviation of accuracy between seeds.
         seconds_per_row: Training time.
-        fate: `(job, number of the attempt from 1)` -> ``"ok"``, ``"dies"``, ``"nan"`` or ``"oom"``.
+        fate: `(job, number of the attempt from 1)` -> ``"ok"``, ``"dies"``, ``"nan"``, ``"slow"`` or ``"oom"``.
         kills: Whether a job of any kind kills its worker.
         jobs: All jobs done, in order.
     """
@@ -76,6 +76,9 @@ class SyntheticWorld:
                 return None
             case "nan":
                 return Outcome(job, "failed", "nan", "the loss is not finite", seconds=1.0)
+            case "slow":
+                ratio = {"measured": 1.2 + 0.01 * (int(job.configuration.hash[:2], 16) % 7)}
+                return Outcome(job, "infeasible", "max_latency_overhead", "too slow", seconds=1.0, values=ratio)
             case "oom":
                 return Outcome(job, "infeasible", "oom", "out of memory", seconds=1.0)
         rows = job.rows_to - job.rows_from

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autopeft.spec.stored import absolute_store
+
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -40,11 +42,7 @@ def tracking_uri(uri: str | None, folder: str | os.PathLike[str]) -> str | None:
         return None
     if uri is None:
         return f"sqlite:///{Path(folder).resolve().parent / 'mlflow.db'}"
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    if "://" not in uri and uri.endswith(".db"):
-        return f"sqlite:///{Path(uri).absolute()}"
-    return uri
+    return absolute_store(uri)
 
 
 def database(uri: str) -> Path | None:

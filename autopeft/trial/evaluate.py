@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import StoppingCriteria
 
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.cost.step import answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, Batch, EncodedSplit
+from autopeft.trial.clock import JobClock
 from autopeft.trial.setup import WorkSetup
 
 EVALUATION_ROWS = 32
@@ -45,6 +47,17 @@ def subset(split: EncodedSplit, rows: int | None) -> Array:
     return np.sort(chosen)
 
 
+class _Ticking(StoppingCriteria):
+    """Stops nothing; asks the clock."""
+
+    def __init__(self, clock: JobClock) -> None:
+        self._clock = clock
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        self._clock.check()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 def _batches(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Batch]:
     wanted = np.zeros(split.rows, dtype=bool)
     wanted[rows] = True
@@ -60,7 +73,13 @@ def _batches(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Bat
 
 @torch.inference_mode()
 def outputs(
-    model: nn.Module, split: EncodedSplit, setup: WorkSetup, device: torch.device, *, rows: Array
+    model: nn.Module,
+    split: EncodedSplit,
+    setup: WorkSetup,
+    device: torch.device,
+    *,
+    rows: Array,
+    clock: JobClock | None = None,
 ) -> dict[str, Array]:
     """The per-example outputs that metrics are computed from.
 
@@ -70,6 +89,10 @@ def outputs(
         setup: Kind and precision.
         device: Where the model is.
         rows: int64 `[n]`: the rows to use, sorted.
+        clock: The job's clock, asked after every batch.
+
+    Raises:
+        TrialFailure: ``timeout`` past the clock's limit.
 
     Returns:
         Arrays of length n in the order of `rows`: ``prediction``, ``label`` and ``log_likelihood`` for classification,
@@ -77,6 +100,7 @@ def outputs(
         ``causal_lm``.
     """
     model.eval()
+    clock = clock or JobClock()
     place = np.full(split.rows, -1)
     place[rows] = np.arange(len(rows))
     result: dict[str, Array] = {}
@@ -86,6 +110,7 @@ def outputs(
         result.setdefault(name, np.zeros(len(rows), dtype=array.dtype))[place[batch.rows]] = array
 
     for batch in _batches(split, rows, setup):
+        clock.check()
         if setup.kind == "causal_lm":
             put("log_likelihood", batch, _answer_log_likelihood(model, batch, setup, device))
             continue
@@ -118,16 +143,26 @@ def _answer_log_likelihood(model: nn.Module, batch: Batch, setup: WorkSetup, dev
 
 @torch.inference_mode()
 def generated(
-    model: AdaptedModel, split: EncodedSplit, setup: WorkSetup, device: torch.device, *, rows: Array
+    model: AdaptedModel,
+    split: EncodedSplit,
+    setup: WorkSetup,
+    device: torch.device,
+    *,
+    rows: Array,
+    clock: JobClock | None = None,
 ) -> list[str]:
     """Answers made greedily from the prompts alone, in the order of `rows`.
 
-    Prompts of similar length are batched, padded on the left.
+    Prompts of similar length are batched, padded on the left. The clock is asked after every token.
+
+    Raises:
+        TrialFailure: ``timeout`` past the clock's limit.
 
     Returns:
         The texts, without special tokens, stripped.
     """
     model.eval()
+    clock = clock or JobClock()
     if split.answer_from is None:
         raise ValueError("only language-model rows have prompts")
     lengths = split.answer_from[rows]
@@ -149,6 +184,7 @@ def generated(
                 max_new_tokens=setup.generate_tokens,
                 do_sample=False,
                 pad_token_id=setup.data.pad_token,
+                stopping_criteria=[_Ticking(clock)],
             )
         decoded = setup.tokenizer.batch_decode(answer[:, width:], skip_special_tokens=True)
         for index, text in zip(group, decoded, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +14,11 @@ from autopeft.compose.layers import reseed
 from autopeft.cost.live import LiveBytes, measure
 from autopeft.cost.step import compute_gradients, step_tensors, train_step
 from autopeft.data.batches import TrainStream, pad
-from autopeft.errors import TrialFailure
 from autopeft.strategy.jobs import Train
+from autopeft.trial.clock import JobClock
 from autopeft.trial.schedule import factor
 from autopeft.trial.setup import Progress, WorkSetup
 
-REPORT_SECONDS = 0.5
 SMOOTHING = 0.95
 
 
@@ -57,7 +55,7 @@ def run(
     job: Train,
     setup: WorkSetup,
     device: torch.device,
-    report: Callable[[Progress], None] = lambda progress: None,
+    clock: JobClock | None = None,
     *,
     measured: bool = False,
 ) -> TrainResult:
@@ -69,16 +67,17 @@ def run(
         job: What to do.
         setup: Data, kind and precision.
         device: Where the model is.
-        report: Called about twice a second.
+        clock: The job's clock; None for no limit.
         measured: Whether live bytes are counted before the second step, when the optimizer's moments exist.
 
     Raises:
-        TrialFailure: ``nan`` when the loss is not finite, ``timeout`` past the job's time limit.
+        TrialFailure: ``nan`` when the loss is not finite, ``timeout`` past the clock's limit.
     """
     split = setup.data.splits["train"]
     stream = TrainStream(split, job.configuration.training.batch_size, job.seed)
     precision = torch.bfloat16 if setup.precision == "bfloat16" else None
-    result, smoothed, reported = TrainResult(), math.nan, 0.0
+    clock = clock or JobClock()
+    result, smoothed = TrainResult(), math.nan
     began = time.monotonic()
     reseed(model, job.seed * 1_000_003 + job.rows_from)
     model.train()
@@ -96,12 +95,7 @@ def run(
         result.rows += len(rows)
         result.losses.append((len(rows), loss))
         smoothed = loss if math.isnan(smoothed) else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-        now = time.monotonic()
-        if now - reported > REPORT_SECONDS:
-            report(Progress(job.trial, job.rows_from + result.rows, smoothed))
-            reported = now
-        if job.time_limit is not None and now - began > job.time_limit:
-            raise TrialFailure("timeout", f"the job took longer than its limit of {job.time_limit:.0f} s")
+        clock.check(Progress(job.trial, job.rows_from + result.rows, smoothed))
     result.seconds = time.monotonic() - began
     return result
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 
 from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, checksum
+from autopeft.compose.stock import is_stock_folder, load_stock, stock_head
 from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.cost.latency import overhead
 from autopeft.cost.step import build_optimizer, step_tensors
@@ -26,6 +28,7 @@ from autopeft.space.modules import ModuleMap
 from autopeft.spec import METRICS
 from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
 from autopeft.trial import checkpoint, probes, train
+from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
 from autopeft.trial.setup import Progress, WorkSetup
 
@@ -81,16 +84,19 @@ class Workbench:
             report: Called about twice a second while training.
         """
         began = time.monotonic()
+        clock = JobClock(job.time_limit, report)
         try:
             match job:
                 case Train():
-                    outcome = self._train(job, report)
+                    outcome = self._train(job, clock)
                 case Probe():
                     outcome = self._probe(job)
                 case Evaluate():
-                    outcome = self._evaluate(job)
+                    outcome = self._evaluate(job, clock)
         except TrialFailure as failure:
-            outcome = Outcome(job, "infeasible" if failure.infeasible else "failed", failure.reason, failure.detail)
+            status: Literal["infeasible", "failed"] = "infeasible" if failure.infeasible else "failed"
+            values = {} if failure.measured is None else {"measured": failure.measured}
+            outcome = Outcome(job, status, failure.reason, failure.detail, values=values)
         except InputError as error:
             outcome = Outcome(job, "failed", "damaged", str(error))
         except torch.OutOfMemoryError as error:
@@ -121,7 +127,7 @@ class Workbench:
             self._maps[head] = module_map(self.carrier(head).model)
         return self._maps[head]
 
-    def _train(self, job: Train, report: Callable[[Progress], None]) -> Outcome:
+    def _train(self, job: Train, clock: JobClock) -> Outcome:
         setup, carrier = self.setup, self.carrier(job.head)
         job, model, optimizer = self._take(job, carrier)
         if job.rows_from == 0:
@@ -129,14 +135,14 @@ class Workbench:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         measured = self.device.type == "cpu" and (job.final or (setup.limited_memory and job.rows_from == 0))
-        trained = train.run(model, optimizer, job, setup, self.device, report, measured=measured)
+        trained = train.run(model, optimizer, job, setup, self.device, clock, measured=measured)
         began = time.monotonic()
         split = setup.data.splits["validation"]
         rows = subset(split, job.evaluate_rows)
-        arrays = outputs(model, split, setup, self.device, rows=rows)
+        arrays = outputs(model, split, setup, self.device, rows=rows, clock=clock)
         metrics = {name: score(name, arrays) for name in METRICS[setup.kind] if name != "exact_match"}
         if job.final and setup.kind == "causal_lm":
-            metrics["exact_match"], arrays["exact"] = self._exact_match(model, "validation")
+            metrics["exact_match"], arrays["exact"] = self._exact_match(model, "validation", clock)
         evaluated = time.monotonic() - began
         if checksum(carrier) != self._checksums[job.head]:
             raise TrialFailure("base_changed", "the frozen base was written to", infeasible=True)
@@ -198,7 +204,7 @@ class Workbench:
         if limit is not None and size > limit:
             shutil.rmtree(working)
             detail = f"the adapter takes {size:,} bytes on disk, above the limit of {limit:,}"
-            raise TrialFailure("max_adapter_size", detail, infeasible=True)
+            raise TrialFailure("max_adapter_size", detail, infeasible=True, measured=size)
         checkpoint.finish_rung(working, final)
         return sha256
 
@@ -208,10 +214,10 @@ class Workbench:
         if self.setup.kind == "regression" and labels is not None:
             model.set_output_bias(float(labels.mean()))
 
-    def _exact_match(self, model: AdaptedModel, name: str) -> tuple[float, np.ndarray]:
+    def _exact_match(self, model: AdaptedModel, name: str, clock: JobClock | None = None) -> tuple[float, np.ndarray]:
         split = self.setup.data.splits[name]
         rows = subset(split, self.setup.generate_rows)
-        texts = generated(model, split, self.setup, self.device, rows=rows)
+        texts = generated(model, split, self.setup, self.device, rows=rows, clock=clock)
         references = split.references or ()
         exact = np.array(
             [text == references[row].strip() for text, row in zip(texts, rows, strict=True)], dtype=np.float32
@@ -230,7 +236,7 @@ class Workbench:
         ratio = overhead(model.eval(), bare.eval(), batch, autocast_dtype=precision)
         if ratio > limit:
             detail = f"a forward pass takes {ratio:.2f} times the bare base's, above the limit of {limit:.2f}"
-            raise TrialFailure("max_latency_overhead", detail, infeasible=True)
+            raise TrialFailure("max_latency_overhead", detail, infeasible=True, measured=ratio)
 
     def _bare(self, carrier: Carrier) -> AdaptedModel:
         """The base under its head without any part."""
@@ -292,21 +298,25 @@ class Workbench:
             "generate_seconds": time.monotonic() - evaluated,
         }
 
-    def _evaluate(self, job: Evaluate) -> Outcome:
+    def _evaluate(self, job: Evaluate, clock: JobClock) -> Outcome:
         folder = Path(job.folder) if Path(job.folder).is_absolute() else self.setup.path / job.folder
-        about = describe(folder)
-        head = str(about["head"])
-        if job.sha256 is not None and about["weights"] != job.sha256:
-            raise TrialFailure("damaged", f"the weights of {job.folder} are not those that were chosen")
-        model = load_adapter(self.carrier(head), folder).to(self.device)
+        model = self._stored(job, folder).to(self.device)
         split = self.setup.data.splits[job.split]
-        arrays = outputs(model, split, self.setup, self.device, rows=subset(split, job.rows))
+        arrays = outputs(model, split, self.setup, self.device, rows=subset(split, job.rows), clock=clock)
         metrics = {name: score(name, arrays) for name in METRICS[self.setup.kind] if name != "exact_match"}
         if self.setup.kind == "causal_lm":
-            metrics["exact_match"], arrays["exact"] = self._exact_match(model, job.split)
+            metrics["exact_match"], arrays["exact"] = self._exact_match(model, job.split, clock)
         checkpoint.write_arrays(self.setup.path / job.outputs, arrays)
         values = {"adapter_params": model.adapter_params, "head_params": model.head_params}
         return Outcome(job, metrics=metrics, outputs=job.outputs, adapter=job.folder, values=values)
+
+    def _stored(self, job: Evaluate, folder: Path) -> AdaptedModel:
+        if is_stock_folder(folder):
+            return load_stock(self.carrier(stock_head(self.setup.kind)), folder)
+        about = describe(folder)
+        if job.sha256 is not None and about["weights"] != job.sha256:
+            raise TrialFailure("damaged", f"the weights of {job.folder} are not those that were chosen")
+        return load_adapter(self.carrier(str(about["head"])), folder)
 
     def _forget(self) -> None:
         self._resident = None

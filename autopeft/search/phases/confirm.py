@@ -22,7 +22,9 @@ class Confirm:
         state, log = self._state, self._state.ledger.log
         if state.rules.incumbent is not None and "incumbent" not in log.probes and not state.evaluating("incumbent"):
             rows = state.division.final_evaluated
-            return Evaluate("incumbent", state.rules.incumbent, "validation", "probe/incumbent.safetensors", rows=rows)
+            outputs = "probe/incumbent.safetensors"
+            limit = state.time_limit(state.evaluation_seconds(rows))
+            return Evaluate("incumbent", state.rules.incumbent, "validation", outputs, rows=rows, time_limit=limit)
         for trial in list(state.held):
             if self._fits(log.trials[trial].hash):
                 return self._trainer.go_on(log.trials[trial])

@@ -165,13 +165,15 @@ class Explore:
         first = next((trial for trial in log.trials.values() if trial.detail), None)
         why = f" The first: {first.reason}: {first.detail}" if first else ""
         if set(counts) <= {"infeasible"} and (counts or refused):
-            measured = [trial.peak_bytes for trial in log.trials.values() if trial.peak_bytes]
+            peaks = [trial.peak_bytes for trial in log.trials.values() if trial.peak_bytes]
             by_memory = refused or any(trial.reason in ("max_memory", "oom") for trial in log.trials.values())
             if by_memory:
-                least = min([*measured, *(arm.least_bytes() for arm in arms.values())])
+                least = min([*peaks, *(arm.least_bytes() for arm in arms.values())])
                 text = f"no configuration fits into max_memory; the smallest needs {least:,} bytes.{why}"
                 raise NothingFeasible("max_memory", {"max_memory": least}, text)
             binds = str(first.reason) if first else "max_latency_overhead"
-            raise NothingFeasible(binds, {}, f"every configuration that was tried broke a limit.{why}")
+            measured = [trial.measured for trial in log.trials.values() if trial.reason == binds and trial.measured]
+            smallest = {binds: min(measured)} if measured else {}
+            raise NothingFeasible(binds, smallest, f"every configuration that was tried broke a limit.{why}")
         causes = ", ".join(f"{number} {status}" for status, number in counts.items())
         raise AutopeftError(f"no trial reached a rung ({causes}).{why}")

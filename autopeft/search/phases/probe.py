@@ -27,11 +27,11 @@ class ProbePhase:
         """The head probe first, alone; then the speed probe on all workers at once: they share the machine later."""
         state = self._state
         if "heads" not in state.ledger.log.probes:
-            return Wait() if state.running else Probe("heads", state.rules.heads)
+            return Wait() if state.running else Probe("heads", state.rules.heads, self._time_limit())
         if slot in self._asked:
             return Wait()
         self._asked.add(slot)
-        return Probe("speed", (state.head,))
+        return Probe("speed", (state.head,), self._time_limit())
 
     def took(self, job: Probe, outcome: Outcome) -> None:
         """Note a probe's outcome; after the last one, divide the budget.
@@ -62,6 +62,11 @@ class ProbePhase:
         self._lost += 1
         if self._lost >= ATTEMPTS:
             raise AutopeftError(f"workers die before they can train anything: {reason}")
+
+    def _time_limit(self) -> float | None:
+        """Nothing is known yet of what anything takes: only the end of the budget."""
+        limit = self._state.rules.budget.max_time
+        return None if limit is None else max(1.0, limit - self._state.ledger.used)
 
     def _divide(self, seconds: float) -> None:
         state = self._state

@@ -7,7 +7,7 @@ from autopeft.search.state import State
 from autopeft.strategy.jobs import Evaluate, Job, Outcome
 
 TEST_SHARE, MIN_TEST_ROWS = 0.7, 100
-"""Share of the time left that reading the test rows may take."""
+"""Share of the time and of the busy seconds left that reading the test rows may take; rows that are read anyway."""
 
 
 class TestPhase:
@@ -36,7 +36,10 @@ class TestPhase:
         rungs = {role: run.rungs[-1] for role, run in state.finals.best_runs().items()}
         sha256 = next((rung.sha256 for role, rung in rungs.items() if role == name), None)
         folder, outputs = self._folders()[name], f"test/{name}.safetensors"
-        return Evaluate(name, folder, "test", outputs, rows=self._test_rows(), sha256=sha256)
+        rows = self._test_rows()
+        expected = state.evaluation_seconds(state.rules.test_rows if rows is None else rows)
+        limit = state.time_limit(expected, least=2 * expected)
+        return Evaluate(name, folder, "test", outputs, rows=rows, sha256=sha256, time_limit=limit)
 
     def took(self, job: Evaluate, outcome: Outcome) -> None:
         """Note scores; an evaluation that broke is noted and not tried again."""
@@ -59,12 +62,15 @@ class TestPhase:
 
     def _test_rows(self) -> int | None:
         """Test rows that the time left allows; None for all. Said once, when it is not all."""
-        state, end = self._state, self._state.division.deadline
-        if end is None:
+        state, end, compute = self._state, self._state.division.deadline, self._state.rules.budget.max_compute
+        names = len(self._folders())
+        each = [] if end is None else [(end - state.ledger.used) / -(-names // state.slots)]
+        if compute is not None:
+            each.append((compute - state.busy()) / names)
+        if not each:
             return None
         if self._rows is None:
-            waves = -(-len(self._folders()) // state.slots)
-            seconds = TEST_SHARE * max(0.0, end - state.ledger.used) / waves - state.division.speed.generate
+            seconds = TEST_SHARE * max(0.0, min(each)) - state.division.speed.generate
             affordable = max(MIN_TEST_ROWS, int(seconds / state.division.speed.evaluate))
             self._rows = min(affordable, state.rules.test_rows)
             if affordable < state.rules.test_rows:

@@ -59,7 +59,7 @@ class Trainer:
             head=state.head,
             evaluate_rows=state.division.final_evaluated if final else state.division.rung_evaluated,
             final=final,
-            time_limit=self._time_limit(trial, rows_to - trial.rows, final),
+            time_limit=state.time_limit(state.seconds(trial.hash, rows_to - trial.rows, final=final)),
         )
 
     def took(self, slot: int, job: Train, outcome: Outcome) -> None:
@@ -74,6 +74,7 @@ class Trainer:
                 reason=outcome.reason,
                 detail=outcome.detail,
                 seconds=outcome.seconds,
+                measured=outcome.values.get("measured"),
             )
             return
         write(
@@ -93,6 +94,8 @@ class Trainer:
             head_params=outcome.values["head_params"],
         )
         state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds)
+        if outcome.peak_bytes is not None:
+            state.field.measured(job.configuration, outcome.peak_bytes)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
             detail = f"{outcome.peak_bytes:,} live bytes were measured, above the limit of {limit:,}"
             write("trial_ended", trial=job.trial, status="infeasible", reason="max_memory", detail=detail)
@@ -136,9 +139,3 @@ class Trainer:
             state.ledger.write("trial_ended", trial=trial.id, status="stopped", reason=decision.reason, detail=None)
         elif decision.action == "continue":
             state.held[trial.id] = slot
-
-    def _time_limit(self, trial: TrialLog, rows: int, final: bool) -> float:
-        """Several times what is expected, and never past the end of the budget."""
-        patience = 30.0 + 5.0 * self._state.seconds(trial.hash, rows, final=final)
-        end = self._state.division.deadline
-        return patience if end is None else max(5.0, min(patience, end - self._state.ledger.used))
