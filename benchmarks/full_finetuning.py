@@ -18,13 +18,13 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from autopeft.compose.base import attach, load_base, load_tokenizer
+from autopeft.compose.base import attach, load_base, load_tokenizer, model_positions
 from autopeft.cost.step import step_tensors, train_step
 from autopeft.data.batches import TrainStream, pad
 from autopeft.data.encode import encode
 from autopeft.data.read import read
 from autopeft.evidence.metrics import score
-from autopeft.search.prepare import model_positions, precision_here
+from autopeft.search.prepare import precision_here
 from autopeft.spec import Task
 from autopeft.trial.evaluate import outputs, subset
 from autopeft.trial.schedule import factor

@@ -141,6 +141,7 @@ def test_an_unknown_ending_is_told_before_anything_is_loaded(
     predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["predict", str(tmp_path), "--input", str(written(tmp_path, ".csv")), "--model", "moved"]
-    assert main([*argv, "--output", "out.xlsx"]) == 2
+    for output in ("out.xlsx", str(tmp_path / "none" / "out.csv"), str(argv[argv.index("--input") + 1])):
+        assert main([*argv, "--output", output]) == 2
     assert "--output" in capsys.readouterr().err
     assert predictor.batches == []

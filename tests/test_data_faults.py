@@ -278,3 +278,10 @@ def test_frames_with_repeated_or_mixed_columns() -> None:
     assert "more than once" in one(frame).rule
     mixed = pd.DataFrame({"text": ["a", 3], "label": [0, 1]}, dtype=object)
     assert "mixes types" in one(mixed).rule
+
+
+def test_targets_that_are_all_the_same(tmp_path: Path) -> None:
+    rows = "".join(f"text {i},1.0\n" for i in range(40))
+    problem = one(str(folder(tmp_path, f"text,score\n{rows}")))
+    assert problem.field == "data.train.score"
+    assert "nothing to learn" in problem.rule

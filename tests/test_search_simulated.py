@@ -20,6 +20,7 @@ from autopeft.search.arms import Arm
 from autopeft.search.controller import Controller
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
+from autopeft.search.resume import limits, take_up
 from autopeft.search.state import Field, Rules
 from autopeft.space import bind, resolve
 from autopeft.space.configuration import Configuration
@@ -82,7 +83,9 @@ class Bench:
         with opener(self.folder, clock=self.clock) as journal:
             ledger = Ledger(journal)
             if not resume:
-                ledger.write("search_started", **HEADER)
+                ledger.write("search_started", **{**HEADER, "spec": {"budget": limits(self.budget)}})
+            else:
+                take_up(ledger, self.budget, self.slots)
             rules = Rules(
                 self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, 2000, "hash", None, 0
             )
@@ -182,6 +185,41 @@ def test_a_resumed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     assert log.verdict is not None
     # Trials that were running when the driver died were taken up, not forgotten.
     assert all(t.ended is not None for t in log.trials.values())
+
+
+def test_more_of_any_limit_makes_an_ended_search_explore_on(tmp_path: Path) -> None:
+    for number, (less, more) in enumerate(
+        (
+            (Budget(max_time=600.0), Budget(max_time=800.0)),
+            (Budget(max_compute=600.0), Budget(max_compute=800.0)),
+            (Budget(max_trials=6), Budget(max_trials=8)),
+        )
+    ):
+        bench = Bench(tmp_path / str(number), SyntheticWorld(by_method({})), less)
+        before = bench.run()
+        tests, trials, opened = dict(before.tests), len(explored(before)), len(before.test_opened)
+        with Journal.resume(bench.folder, clock=bench.clock) as journal:
+            Ledger(journal).write("finished", status="found", result={})
+        bench.budget = more
+        log = bench.run(resume=True)
+        assert len(explored(log)) > trials, more
+        assert log.verdict is not None
+        if more.max_time is not None:
+            assert log.used <= more.max_time
+        # Where the winner is the same, the test rows are not read again.
+        same = {name: test["sha256"] for name, test in tests.items()} == {
+            name: test["sha256"] for name, test in log.tests.items()
+        }
+        assert len(log.test_opened) == opened + (not same)
+
+
+def test_time_that_the_finalists_cannot_use_is_explored_with(tmp_path: Path) -> None:
+    world = SyntheticWorld(by_method({}), seconds_per_row=0.0005)
+    log = Bench(tmp_path / "run", world, Budget(max_time=600.0)).run()
+    named = next(r for r in read_journal(tmp_path / "run") if r.type == "finalists")
+    assert named.used > 0.6 * 600
+    assert len(log.finalists["seeds"]) == 5
+    assert 0.8 * 600 < log.used <= 600
 
 
 def test_a_search_goes_on_from_wherever_its_journal_ends(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -282,6 +283,22 @@ def first_use(uri: str, barrier: Any, answers: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_database_that_was_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    half = tmp_path / ".mlflow.db.new"
+    with sqlite3.connect(half) as connection:
+        connection.execute("CREATE TABLE experiments (name TEXT)")
+    assert connect(f"sqlite:///{path}").search_experiments() is not None
+    assert not half.exists()
+
+
+def test_a_damaged_database_is_told_at_once(tmp_path: Path, searched: ExampleSearch) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
+    missing = followed(tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}", searched)
+    assert missing is not None
+    assert "damaged" in missing
+
+
 def test_many_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(4), context.Queue()

@@ -245,7 +245,9 @@ def with_flag_names(error: InputError, args: argparse.Namespace) -> InputError:
         flag = flags.get(field)
         if flag is None or (args.file is not None and getattr(args, flag.key) is None):
             return problem
-        return replace(problem, field=flag.name, next_step=problem.next_step.replace(flag.field, flag.name))
+        # Only the dotted name is replaced: a bare one is an English word as well.
+        step = problem.next_step.replace(flag.field, flag.name) if "." in flag.field else problem.next_step
+        return replace(problem, field=flag.name, next_step=step)
 
     return type(error)([renamed(problem) for problem in error.problems])
 

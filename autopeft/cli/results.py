@@ -45,6 +45,10 @@ def predict(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> in
     output = None if args.output is None else Path(args.output)
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise InputError.one("--output", args.output, "must end in .jsonl or .csv", "Choose one of the two.")
+    if output is not None and not output.parent.is_dir():
+        raise InputError.one("--output", args.output, "must lie in a folder that exists", "Make the folder first.")
+    if output is not None and output.exists() and args.input != "-" and output.samefile(args.input):
+        raise InputError.one("--output", args.output, "is the input itself", "Choose another file.")
     rows = read_rows(args.input)
     quiet_libraries()
     from autopeft.search import load

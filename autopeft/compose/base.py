@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,9 @@ __all__ = [
     "load_base",
     "load_tokenizer",
     "meta_carrier",
+    "model_positions",
     "plain_folder",
+    "reads_left_to_right",
     "skeleton",
 ]
 
@@ -194,6 +196,30 @@ def skeleton(carrier: Carrier) -> PreTrainedModel:
     """Fresh module objects over the carrier's own tensors, for one trial to adapt and throw away."""
     tensors = [*carrier.model.parameters(), *carrier.model.buffers()]
     return copy.deepcopy(carrier.model, {id(tensor): tensor for tensor in tensors})
+
+
+def model_positions(config: Mapping[str, Any]) -> int | None:
+    """Longest row that the model has positions for, or None."""
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    if not isinstance(positions, int):
+        return None
+    # RoBERTa counts positions from after its padding token.
+    reserved = (
+        int(config.get("pad_token_id") or 0) + 1
+        if config.get("model_type") in ("roberta", "xlm-roberta", "camembert")
+        else 0
+    )
+    return positions - reserved
+
+
+@torch.inference_mode()
+def reads_left_to_right(carrier: Carrier) -> bool:
+    """Whether a language model's logits at a token depend on nothing after it: what generating text rests on."""
+    device = next(carrier.model.parameters()).device
+    ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=device)
+    logits = carrier.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+    one, other = logits[:, :3]
+    return bool((one - other).abs().max() <= 1e-3 * logits.abs().max())
 
 
 def checksum(carrier: Carrier) -> str:

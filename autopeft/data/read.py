@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from autopeft.data.checks import class_names, standardise
 from autopeft.data.columns import Columns, infer
@@ -60,6 +61,7 @@ def read(task: Task, *, seed: int) -> RawData:
     tables, notes = standardise(source.splits, columns)
     names = _names(tables, columns, source.splits["train"].class_names)
     _check_metric(columns, names)
+    _check_targets(tables, columns)
     # One prompt may have several answers: it must not be in two splits, whatever the answers.
     keys = columns.text_columns or columns.texts[:1]
     stratum = columns.label_column if columns.kind == "sequence_classification" else None
@@ -93,6 +95,19 @@ def _check_metric(columns: Columns, names: tuple[str, ...]) -> None:
     if columns.metric == "f1" and len(names) != 2:
         raise InputError.one(
             "task.metric", "f1", f"is for two classes and the data has {len(names)}", "Use macro_f1 or accuracy"
+        )
+
+
+def _check_targets(tables: Mapping[str, pa.Table], columns: Columns) -> None:
+    if columns.kind != "regression" or columns.label_column is None:
+        return
+    targets = tables["train"].column(columns.label_column)
+    if len(pc.unique(targets)) < 2:
+        raise InputError.one(
+            f"data.train.{columns.label_column}",
+            targets[0].as_py(),
+            "all rows have the same target: there is nothing to learn",
+            "Name another label column, or add rows with other targets.",
         )
 
 

@@ -81,6 +81,10 @@ class _Jobs(Searcher):
         self._done: set[int] = set()
         self._slots = slots
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune stores its searcher, and this one holds the search itself, with its files and threads."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         self._controller.tick()
         for slot in list(self._free):
@@ -129,6 +133,10 @@ class _Watch(tune.Callback):
         self._board = board
         self._asked: Any = None
         self._looked = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as for `_Jobs`."""
+        return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called several times a second."""

@@ -220,7 +220,7 @@ class SearchLog:
                 self.verdict = data
             case "test_opened":
                 self.test_opened.append(data)
-                self.opened = True
+                self.opened, self.tests = True, {}
             case "test":
                 self.tests[data["name"]] = data
             case "note":
@@ -230,8 +230,9 @@ class SearchLog:
             case "resumed":
                 self.sessions, self.interrupted, self.finished = self.sessions + 1, None, None
                 if data.get("reopened"):
-                    # More budget opens a new generation: it explores on, and names its own finalists.
-                    self.finalists, self.verdict, self.tests, self.opened = None, None, {}, False
+                    # More budget opens a new generation: it explores on, and names its own finalists. Where they are
+                    # the same, the test scores stand.
+                    self.finalists, self.verdict, self.opened = None, None, False
             case "finished":
                 self.finished = data
             case _:
@@ -262,6 +263,12 @@ class SearchLog:
                 known.reason, known.detail = data.get("reason"), data.get("detail")
                 known.lost_seconds += data.get("seconds") or 0.0
                 known.measured = data.get("measured")
+
+    @property
+    def busy(self) -> float:
+        """Seconds that workers have computed, running jobs not included."""
+        trials = sum(trial.seconds for trial in self.trials.values())
+        return trials + sum(float(probe.get("seconds") or 0.0) for probe in self.probes.values())
 
     @property
     def metric(self) -> str:

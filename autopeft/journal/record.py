@@ -39,6 +39,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "deadline",
         "speed",
         "workers",
+        "busy_before",
         "started",
         "budget",
     ),

@@ -9,13 +9,15 @@ from autopeft.journal import SearchLog, TrialLog
 from autopeft.search.ledger import Ledger
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration
-from autopeft.space.dimension import Values
+from autopeft.space.dimension import Choice, Values
 from autopeft.space.modules import ModuleMap
 from autopeft.strategy.base import Decision, Strategy, TrialView
 from autopeft.strategy.jobs import Arm as ArmName
 
 TRIES = 60
 """Proposals in a row that may be refused (duplicates, too much memory) before an arm counts as exhausted."""
+
+LEAN_DRAWS = 12
 
 Gate = Callable[[Configuration], tuple[bool, int | None]]
 """Whether a configuration fits into the memory limit, and the bytes predicted for it."""
@@ -89,12 +91,19 @@ class Arm:
                 seen.append(TrialView(name, refusal["index"], refusal["values"], (), "infeasible", over))
         return seen
 
-    def propose(self, ledger: Ledger) -> Proposal | None:
-        """The next configuration to train, or None when the space seems exhausted. Refusals are journalled."""
+    def propose(self, ledger: Ledger, until: float | None = None) -> Proposal | None:
+        """The next configuration to train, or None when the space seems exhausted. Refusals are journalled.
+
+        Args:
+            ledger: Journal and fold.
+            until: Seconds used after which no more is tried; None tries on.
+        """
         log = ledger.log
         views = self.views(log)
         index = self._next_index(log)
         for _ in range(TRIES):
+            if until is not None and ledger.used > until:
+                break
             values = self.strategy.sampler.propose(index, views)
             configuration = self.space.decode(values)
             refusal = self._refusal(configuration, log)
@@ -122,17 +131,19 @@ class Arm:
         return self._smallest(log, index)
 
     def least_bytes(self) -> int:
-        """Predicted memory of the space's smallest configuration."""
-        return self._predict(self.space.smallest())
+        """The least memory predicted for a configuration of the space, as far as `lean` knows."""
+        return min(self._predict(configuration) for configuration in lean(self.space))
 
     def _smallest(self, log: SearchLog, index: int) -> Proposal | None:
-        """The last resort of an arm of which nothing fitted yet: its smallest configuration, at a point of its own."""
-        configuration = self.space.smallest()
-        if self.trials(log) or self._refusal(configuration, log) is not None:
+        """The last resort of an arm of which nothing fitted yet: a lean configuration, at a point of its own."""
+        if self.trials(log):
             return None
-        fits, predicted = self._gate(configuration)
-        params = configuration.adapter_params(self._modules)
-        return Proposal(configuration, {}, index, params, predicted) if fits else None
+        for configuration in lean(self.space):
+            fits, predicted = self._gate(configuration)
+            if fits and self._refusal(configuration, log) is None:
+                params = configuration.adapter_params(self._modules)
+                return Proposal(configuration, {}, index, params, predicted)
+        return None
 
     def judge(self, trial: TrialLog, log: SearchLog, rungs: int) -> Decision:
         """What becomes of a trial after its latest rung."""
@@ -154,6 +165,16 @@ class Arm:
         used = [trial.index for trial in self.trials(log)]
         used += [refusal["index"] for refusal in log.rejected if refusal["arm"] == self.name]
         return max(used, default=-1) + 1
+
+
+def lean(space: BoundSpace) -> list[Configuration]:
+    """Configurations that need little memory: the smallest one, and draws with the smallest batch.
+
+    Which is the leanest depends on activations as much as on parameters, so it is looked for and not computed.
+    """
+    batches = [min(d.options) for d in space.dimensions if isinstance(d, Choice) and d.name == "batch"]
+    draws = [{**space.draw(index, 0), **({"batch": batches[0]} if batches else {})} for index in range(LEAN_DRAWS)]
+    return [space.smallest(), *(space.decode(values) for values in draws)]
 
 
 def view(trial: TrialLog, log: SearchLog, metric: str) -> TrialView:

@@ -58,6 +58,7 @@ class Division:
         deadline: Seconds used at which the result must be saved, or None.
         speed: What the division was computed from.
         workers: Workers that it counts on.
+        busy_before: Busy seconds that earlier generations of the search had used; the shares are of what is left.
     """
 
     rungs: tuple[int, ...]
@@ -73,6 +74,7 @@ class Division:
     deadline: float | None
     speed: Speed
     workers: int
+    busy_before: float = 0.0
 
     @property
     def final_rows(self) -> int:
@@ -86,7 +88,7 @@ class Division:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Division:
         """The inverse of `to_dict`."""
-        known = {name: values[name] for name in cls.__dataclass_fields__}
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         return cls(
             **{
                 **known,
@@ -164,7 +166,16 @@ def divide(
     )
 
 
-def extend(division: Division, budget: Budget, *, used: float, started: float, workers: int) -> Division:
+def extend(
+    division: Division,
+    budget: Budget,
+    *,
+    used: float,
+    started: float,
+    workers: int,
+    busy: float = 0.0,
+    reopened: bool = False,
+) -> Division:
     """The same rungs and seeds under the limits of a resumed search.
 
     Args:
@@ -173,7 +184,11 @@ def extend(division: Division, budget: Budget, *, used: float, started: float, w
         used: Seconds used until now.
         started: Seconds used when exploration began.
         workers: Workers now.
+        busy: Busy seconds used until now.
+        reopened: Whether a search that had ended is given more: what is left is then divided anew.
     """
+    if reopened:
+        division, started = replace(division, busy_before=busy), used
     seconds = _seconds(budget, started, workers)
     trials = budget.max_trials
     if seconds is None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autopeft.compose.base import attach, load_base, load_tokenizer
+from autopeft.compose.base import attach, load_base, load_tokenizer, model_positions
 from autopeft.compose.store import describe, load_adapter
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encode import encode_rows
@@ -36,13 +36,14 @@ class Predictor:
         self.tokenizer = tokenizer
         self.text = text
         self._pad_token = pad_token
+        self._positions = model_positions(model.carrier.model.config.to_dict())
 
     @torch.inference_mode()
-    def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def predict(self, rows: Sequence[str | Mapping[str, Any]] | Any) -> list[dict[str, Any]]:
         """Predictions for rows, in their order.
 
         Args:
-            rows: Mappings with the task's columns, or strings where there is only one text column.
+            rows: Mappings with the task's columns, or strings where there is only one text column; a DataFrame.
 
         Returns:
             ``{"label": ..., "probability": ...}`` for classification, ``{"score": ...}`` for regression,
@@ -52,6 +53,7 @@ class Predictor:
             InputError: A row lacks a column, or a value is not a text.
         """
         columns = self.text.columns
+        rows = _checked(rows)
         if any(isinstance(row, str) for row in rows) and len(columns) != 1:
             raise InputError.one(
                 "rows", rows[0], f"must be mappings with the columns {', '.join(columns)}", "Give every column."
@@ -83,15 +85,35 @@ class Predictor:
         for row in range(split.rows):
             ids = split.input_ids[split.offsets[row] : split.offsets[row + 1]].astype(np.int64)
             prompt = torch.from_numpy(ids)[None]
+            room = ANSWER_TOKENS if self._positions is None else min(ANSWER_TOKENS, self._positions - len(ids))
+            if room < 1:
+                answers.append("")
+                continue
             made = self.model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
-                max_new_tokens=ANSWER_TOKENS,
+                max_new_tokens=room,
                 do_sample=False,
                 pad_token_id=self._pad_token,
             )
             answers.append(self.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True).strip())
         return answers
+
+
+def _checked(rows: Any) -> Sequence[str | Mapping[str, Any]]:
+    """Rows as a sequence.
+
+    Raises:
+        InputError: It is one row, or holds something that is no row.
+    """
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        rows = rows.to_dict("records")
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Sequence):
+        raise InputError.one("rows", rows, "must be a list of rows", "Put a single row into a list.")
+    for index, row in enumerate(rows):
+        if not isinstance(row, str | Mapping):
+            raise InputError.one(f"rows[{index}]", row, "must be a text or a mapping of columns", "Correct the row.")
+    return rows
 
 
 def load(run_dir: str | os.PathLike[str], model: str | None = None) -> Predictor:

@@ -9,7 +9,16 @@ from typing import Any, TypeVar
 import torch
 
 from autopeft import catalogue
-from autopeft.compose.base import Attention, DType, load_base, load_tokenizer
+from autopeft.compose.base import (
+    Attention,
+    DType,
+    SharedBase,
+    attach,
+    load_base,
+    load_tokenizer,
+    model_positions,
+    reads_left_to_right,
+)
 from autopeft.data.encode import encode, plan_of
 from autopeft.data.read import read
 from autopeft.errors import InputError, Problem
@@ -51,6 +60,8 @@ def prepare(spec: SearchSpec) -> Prepared:
     gpu = _on_gpus(spec)
     precision = precision_here(gpu)
     base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
+    if raw.kind == "causal_lm":
+        _check_causal(spec, base)
     told = [] if spec.incumbent is None else check_incumbent(spec.incumbent, base, raw)
     data, encoding_notes = encode(
         raw, tokenizer, max_length=spec.task.max_length, model_max=model_positions(base.config)
@@ -77,20 +88,6 @@ def prepare(spec: SearchSpec) -> Prepared:
             f"the frozen base computes in {precision} with {attention} attention",
         ),
     )
-
-
-def model_positions(config: Mapping[str, Any]) -> int | None:
-    """Longest row that the model has positions for, or None."""
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    if not isinstance(positions, int):
-        return None
-    # RoBERTa counts positions from after its padding token.
-    reserved = (
-        int(config.get("pad_token_id") or 0) + 1
-        if config.get("model_type") in ("roberta", "xlm-roberta", "camembert")
-        else 0
-    )
-    return positions - reserved
 
 
 def _with_preset(spec: SearchSpec) -> SearchSpec:
@@ -169,3 +166,13 @@ def _on_gpus(spec: SearchSpec) -> bool:
     if spec.gpus_per_trial is not None:
         return spec.gpus_per_trial > 0
     return bool(torch.cuda.is_available())
+
+
+def _check_causal(spec: SearchSpec, base: SharedBase) -> None:
+    if not reads_left_to_right(attach(base, head="lm")):
+        raise InputError.one(
+            "task.model",
+            spec.task.model,
+            "is no language model: what it says of a token depends on the tokens after it",
+            "Give a model that generates text, or data with labels.",
+        )

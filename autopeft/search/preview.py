@@ -13,10 +13,11 @@ import torch
 from autopeft.cost.size import adapter_bytes
 from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors.base import cores
+from autopeft.search.arms import lean
 from autopeft.search.division import Division, Speed, divide
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
-from autopeft.search.run import limits
+from autopeft.search.resume import limits
 from autopeft.space.bound import BoundSpace
 from autopeft.spec import SearchSpec
 from autopeft.spec.parse import checked
@@ -129,7 +130,7 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
         "adapter_bytes": {"samples_least": min(sizes), "samples_most": max(sizes)},
         "memory_bytes": {
             "base": memory.base_bytes(),
-            "smallest": memory.predict(bound.smallest()).bytes,
+            "smallest": min(memory.predict(configuration).bytes for configuration in lean(bound)),
             "samples_least": min(bytes_of),
             "samples_most": max(bytes_of),
         },

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from autopeft import __version__
-from autopeft.errors import AutopeftError, InputError, NothingFeasible, Problem
+from autopeft.errors import AutopeftError, InputError, NothingFeasible
 from autopeft.executors import Executor, make
 from autopeft.journal import Journal, Record, check_folder
 from autopeft.search.controller import Controller
-from autopeft.search.division import FINISH_SECONDS, Division, extend
+from autopeft.search.division import FINISH_SECONDS
 from autopeft.search.events import Event, Listener, Snapshot
 from autopeft.search.ledger import Ledger
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
 from autopeft.search.result import SearchResult, build_result, place_winner, write_json
+from autopeft.search.resume import check_fingerprint, take_up
 from autopeft.search.snapshot import snapshot
 from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
@@ -145,7 +146,6 @@ class _Session:
             check_fingerprint(log.header.get("fingerprint", {}), self._prepared.fingerprint())
             if self._tracker is not None:
                 self._tracker.catch_up(self._ledger.journal.records)
-            self._ledger.write("resumed", records=len(self._ledger.journal.records), reopened=self._reopened())
         else:
             self._ledger.write(
                 "search_started", schema=1, version=__version__, **self._prepared.header(self._environment)
@@ -172,30 +172,10 @@ class _Session:
             self._ledger.write("interrupted", signal=message)
         return self._finish(status, message, smallest, fault)
 
-    def _reopened(self) -> bool:
-        """Whether a search that had ended is given more to do."""
-        log, budget = self._ledger.log, self._spec.budget
-        if log.finished is None or log.finished["status"] != "found":
-            return False
-        before = log.header["spec"]["budget"]
-        latest = log.plan.get("budget", before)
-        more_time = budget.max_time is not None and budget.max_time > (latest.get("max_time") or float("inf"))
-        more_trials = budget.max_trials is not None and budget.max_trials > (latest.get("max_trials") or float("inf"))
-        return more_time or more_trials
-
     def _search(self, executor: Executor) -> None:
         spec, prepared = self._spec, self._prepared
-        log = self._ledger.log
-        if log.plan:
-            division = Division.from_dict(log.plan)
-            extended = extend(
-                division,
-                spec.budget,
-                used=self._ledger.used,
-                started=float(log.plan["started"]),
-                workers=executor.slots,
-            )
-            self._ledger.write("plan", **extended.to_dict(), started=log.plan["started"], budget=limits(spec.budget))
+        if self._started:
+            take_up(self._ledger, spec.budget, executor.slots)
         rules = Rules(
             budget=spec.budget,
             evidence=spec.evidence,
@@ -227,6 +207,10 @@ class _Session:
 
         if status == "failed" and self._ledger.log.finalists is not None:
             self._ledger.note(f"the search broke after its finalists were named: {message}")
+        limit, used = self._spec.budget.max_time, self._ledger.used
+        if limit is not None and used > limit:
+            # Loading, probing and one trial of each arm are done whatever the limit is.
+            self._ledger.note(f"the limit of {limit:.0f} s was passed by {used - limit:.1f} s")
         values = build_result(
             self._ledger,
             status=status,
@@ -252,31 +236,6 @@ class _Session:
         if fault is not None and not self._ledger.log.trials:
             raise fault
         return SearchResult(self._folder, values)
-
-
-def limits(budget: Budget) -> dict[str, Any]:
-    """The budget as plain values."""
-    return {name: getattr(budget, name) for name in budget.__dataclass_fields__}
-
-
-def check_fingerprint(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with another search, naming every field that differs.
-
-    Raises:
-        InputError: Something but time, trials and workers was changed.
-    """
-    problems = [
-        Problem(
-            field,
-            now.get(field),
-            f"differs from the search in this folder ({before.get(field)!r})",
-            "A resumed search keeps task, space, strategy, seed and limits; use another --out for a new one.",
-        )
-        for field in sorted({*before, *now})
-        if before.get(field) != now.get(field)
-    ]
-    if problems:
-        raise InputError(problems)
 
 
 @contextlib.contextmanager

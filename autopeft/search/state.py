@@ -160,14 +160,12 @@ class State:
 
     def busy(self) -> float:
         """Seconds that workers have computed until now, running jobs included."""
-        busy = sum(trial.seconds for trial in self.ledger.log.trials.values())
-        busy += sum(self.ledger.used - self.began[slot] for slot in self.running)
-        return busy + sum(float(probe.get("seconds") or 0.0) for probe in self.ledger.log.probes.values())
+        return self.ledger.log.busy + sum(self.ledger.used - self.began[slot] for slot in self.running)
 
     def affords(self, seconds: float, share: float) -> bool:
         """Whether a job of so many seconds stays within a share of the limit on busy seconds."""
-        limit = self.rules.budget.max_compute
-        return limit is None or self.busy() + seconds <= share * limit
+        limit, before = self.rules.budget.max_compute, self.division.busy_before
+        return limit is None or self.busy() + seconds <= before + share * (limit - before)
 
     def time_limit(self, expected: float, *, least: float = SHORTEST_LIMIT) -> float:
         """What a job may take: several times what is expected, and never past the end of the budget.

@@ -15,9 +15,9 @@ from autopeft.space.values import SpaceValues
 __all__ = ["BoundSpace", "Limits"]
 
 _BYTES_PER_PARAM = 4
-_OVERHEAD = 64 * 1024
+_OVERHEAD = 8 * 1024
 _OVERHEAD_PER_SITE = 1200
-"""What headers and JSON take on disk beside the float32 parameters: at least the first, or the second for each site."""
+"""What headers and JSON take on disk beside the float32 parameters: the first, and the second for each site."""
 _HEAD_RATE = (1e-3, 3e-2)
 
 
@@ -38,7 +38,8 @@ class Limits:
         space_limit: int | None = None,
         sites: int = 0,
     ) -> None:
-        self._overhead = max(_OVERHEAD, _OVERHEAD_PER_SITE * sites)
+        self._overhead = _OVERHEAD + _OVERHEAD_PER_SITE * sites
+        self._sized = max_bytes is not None
         limits: list[tuple[int, str]] = []
         if param_limit is not None:
             limits.append((param_limit, "max_adapter_params"))
@@ -62,10 +63,9 @@ class Limits:
             f"The cheapest configuration of this space on this model has {smallest:,} adapter parameters "
             f"({smallest / base_params:.4%} of the base); {binds} allows {max(self.params or 0, 0):,}."
         )
-        needed = {
-            "max_adapter_params": float(smallest),
-            "max_adapter_size": float(_BYTES_PER_PARAM * smallest + self._overhead),
-        }
+        needed = {"max_adapter_params": float(smallest)}
+        if self._sized:
+            needed["max_adapter_size"] = float(_BYTES_PER_PARAM * smallest + self._overhead)
         if binds == "space.max_share":
             needed[binds] = smallest / base_params
         return NothingFeasible(binds, needed, detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class SyntheticWorld:
             peak_bytes=10**8,
             outputs=path,
             adapter=f"{job.folder}/rung-{job.rung}/adapter",
-            sha256="0" * 64,
+            sha256=sha256(f"{job.configuration.hash} {job.seed} {job.rows_to}".encode()).hexdigest(),
             values={"adapter_params": 1, "head_params": 770},
         )
 

@@ -27,6 +27,10 @@ REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESO
 """Errors that sending the same again cannot cure."""
 
 
+SPOILT = ("duplicate column name", "Can't locate revision", "file is not a database")
+"""What sqlite says of a database that another program left half made, or that is none."""
+
+
 def tracking_uri(uri: str | None, folder: str | os.PathLike[str]) -> str | None:
     """The address of the tracking store, spelled out.
 
@@ -76,6 +80,8 @@ def connect(uri: str) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes that open a fresh sqlite file together spoil it for each other ("table experiments already exists").
     with _first_use(path):
+        if not path.exists():
+            _make(path)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -92,6 +98,11 @@ def failures() -> tuple[type[Exception], ...]:
 def passes(error: Exception) -> bool:
     """Whether an error of the client may pass with time: connection refused, locked, overloaded, not permitted yet."""
     return getattr(error, "error_code", None) not in REFUSED
+
+
+def spoilt(error: Exception) -> bool:
+    """Whether the database itself is at fault, so that asking again is in vain."""
+    return any(text in str(error) for text in SPOILT)
 
 
 def experiment_id(client: Any, uri: str, name: str) -> str:
@@ -119,6 +130,17 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+def _make(path: Path) -> None:
+    """Make a database beside its place and move it there whole: one that is left half made can never be opened."""
+    from mlflow import MlflowClient
+
+    fresh = path.with_name(f".{path.name}.new")
+    for leftover in path.parent.glob(f"{fresh.name}*"):
+        leftover.unlink()
+    MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+    os.replace(fresh, path)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from autopeft.journal import Record, SearchLog, in_use, read_journal
 from autopeft.journal.record import encode
 from autopeft.space.configuration import digest
 from autopeft.tracking.runs import MAX_CHILDREN, VIEW, Place, Runs
-from autopeft.tracking.store import connect, failures, passes, tracking_uri
+from autopeft.tracking.store import connect, failures, passes, spoilt, tracking_uri
 
 CURSOR = "tracking.json"
 RESULT_FILES = ("result.json", "report.html", "adapter", "winner")
@@ -203,6 +203,9 @@ class Tracker:
                     self._cursor.refusal = self._cursor.refusal or words
                     return
                 self._error, self._runs = words, None
+                if spoilt(error):
+                    self._error = f"the database is damaged, move it away ({words})"
+                    self._stop.set()
                 self._stop.wait(min(pause, 2.0) if self._closing.is_set() else pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import StoppingCriteria
 
 from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.base import model_positions
 from autopeft.cost.step import answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, Batch, EncodedSplit
@@ -153,7 +154,8 @@ def generated(
 ) -> list[str]:
     """Answers made greedily from the prompts alone, in the order of `rows`.
 
-    Prompts of similar length are batched, padded on the left. The clock is asked after every token.
+    Prompts of similar length are batched, padded on the left. An answer ends where the model has no more positions.
+    The clock is asked after every token.
 
     Raises:
         TrialFailure: ``timeout`` past the clock's limit.
@@ -168,9 +170,13 @@ def generated(
     lengths = split.answer_from[rows]
     order = np.argsort(lengths, kind="stable")
     texts = [""] * len(rows)
+    positions = model_positions(setup.base.config)
     for begin in range(0, len(rows), GENERATED_ROWS):
         group = order[begin : begin + GENERATED_ROWS]
         width = int(lengths[group].max())
+        room = setup.generate_tokens if positions is None else min(setup.generate_tokens, positions - width)
+        if room < 1:
+            continue
         prompts = np.full((len(group), width), setup.data.pad_token, dtype=np.int64)
         mask = np.zeros_like(prompts)
         for line, row in enumerate(rows[group]):
@@ -181,7 +187,7 @@ def generated(
             answer = model.generate(
                 input_ids=torch.from_numpy(prompts).to(device),
                 attention_mask=torch.from_numpy(mask).to(device),
-                max_new_tokens=setup.generate_tokens,
+                max_new_tokens=room,
                 do_sample=False,
                 pad_token_id=setup.data.pad_token,
                 stopping_criteria=[_Ticking(clock)],

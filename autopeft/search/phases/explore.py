@@ -6,13 +6,16 @@ from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors import Wait
 from autopeft.journal import TrialLog
 from autopeft.search.arms import Arm
-from autopeft.search.division import EXPLORE_SHARE
+from autopeft.search.division import EXPLORE_SHARE, FINALIST_SEEDS
+from autopeft.search.finals import makespan
 from autopeft.search.phases.train import Trainer
 from autopeft.search.state import State
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Train
 
 HOPELESS_TRIALS = 3
+CAUTION = 1.3
+"""So many times what is expected is kept for the finalists."""
 
 
 class Explore:
@@ -67,10 +70,10 @@ class Explore:
             return None
         if arm.exhausted or (division.max_trials is not None and started >= division.max_trials):
             return None
-        until = division.explore_until
+        until = self._until()
         if until is not None and arm.trials(log) and state.ledger.used + first_rung > until:
             return None
-        proposal = arm.propose(state.ledger)
+        proposal = arm.propose(state.ledger, division.confirm_until)
         if proposal is None:
             return None
         configuration = proposal.configuration
@@ -98,9 +101,20 @@ class Explore:
                 return max(paused, key=lambda t: (len(t.rungs), t.rungs[-1].metrics[log.rung_metric]))
         return None
 
+    def _until(self) -> float | None:
+        """Seconds used at which exploration ends: later than planned where the finalists cannot use all their time."""
+        state, division = self._state, self._state.division
+        if division.explore_until is None or division.confirm_until is None:
+            return None
+        hashes = [trial.hash for trial in state.finals.candidates().values()]
+        if len(hashes) < len(state.field.arms):
+            return division.explore_until
+        runs = [state.seconds(hash, division.final_rows, final=True) for hash in hashes] * len(FINALIST_SEEDS)
+        return max(division.explore_until, division.confirm_until - CAUTION * makespan(runs, state.slots))
+
     def _over(self) -> bool:
         """Whether the time for exploring is used, and every arm has had at least one trial."""
-        until = self._state.division.explore_until
+        until = self._until()
         if until is None or self._state.ledger.used < until:
             return False
         return self._every_arm_tried()
@@ -129,7 +143,7 @@ class Explore:
 
     def _fits(self, trial: TrialLog) -> bool:
         """Whether a trial's next rung ends before exploration does."""
-        state, until = self._state, self._state.division.explore_until
+        state, until = self._state, self._until()
         if not trial.rungs:
             return True
         rungs = state.division.rungs

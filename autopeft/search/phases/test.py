@@ -21,7 +21,8 @@ class TestPhase:
 
     def left(self) -> list[str]:
         """Names that have no test scores yet."""
-        return [name for name in self._folders() if name not in self._state.ledger.log.tests]
+        tests, weights = self._state.ledger.log.tests, self._weights()
+        return [name for name in self._folders() if name not in tests or tests[name]["sha256"] != weights.get(name)]
 
     def next(self, slot: int) -> Job | Wait | Done:
         """An evaluation on the test rows. Before the first one, what is read for whom is journalled."""
@@ -33,8 +34,7 @@ class TestPhase:
             chosen = state.finals.chosen_run().rungs[-1].sha256
             state.ledger.write("test_opened", winner_sha256=chosen, test_hash=state.rules.test_hash)
         name = names[0]
-        rungs = {role: run.rungs[-1] for role, run in state.finals.best_runs().items()}
-        sha256 = next((rung.sha256 for role, rung in rungs.items() if role == name), None)
+        sha256 = self._weights().get(name)
         folder, outputs = self._folders()[name], f"test/{name}.safetensors"
         rows = self._test_rows()
         expected = state.evaluation_seconds(state.rules.test_rows if rows is None else rows)
@@ -59,6 +59,10 @@ class TestPhase:
         if state.rules.incumbent is not None and state.ledger.log.probes.get("incumbent", {}).get("metrics"):
             folders["incumbent"] = state.rules.incumbent
         return {name: folder for name, folder in folders.items() if folder is not None}
+
+    def _weights(self) -> dict[str, str | None]:
+        """Checksum of the weights that are tested, by name; an incumbent has none."""
+        return {role: run.rungs[-1].sha256 for role, run in self._state.finals.best_runs().items()}
 
     def _test_rows(self) -> int | None:
         """Test rows that the time left allows; None for all. Said once, when it is not all."""

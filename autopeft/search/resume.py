@@ -1,0 +1,87 @@
+"""Taking up a search: what must be the same, and what more budget opens again."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from autopeft.errors import InputError, Problem
+from autopeft.journal import SearchLog
+from autopeft.search.division import Division, extend
+from autopeft.search.ledger import Ledger
+from autopeft.spec import Budget
+
+EXTENSIBLE = ("max_time", "max_trials", "max_compute")
+"""Limits of which a search can be given more."""
+
+
+def limits(budget: Budget) -> dict[str, Any]:
+    """The budget as plain values."""
+    return {name: getattr(budget, name) for name in budget.__dataclass_fields__}
+
+
+def check_fingerprint(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with another search, naming every field that differs.
+
+    Raises:
+        InputError: Something but time, trials and workers was changed.
+    """
+    problems = [
+        Problem(
+            field,
+            _shown(now.get(field)),
+            f"differs from the search in this folder ({_shown(before.get(field))!r})",
+            "A resumed search keeps task, space, strategy, seed and limits; use another --out for a new one.",
+        )
+        for field in sorted({*before, *now})
+        if before.get(field) != now.get(field)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _shown(value: Any) -> Any:
+    """A checksum shortened; nobody typed it."""
+    long = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,}", value)
+    return f"checksum {value[:10]}..." if long else value
+
+
+def reopens(log: SearchLog, budget: Budget) -> bool:
+    """Whether a search that had ended is given more to do."""
+    if log.finished is None or log.finished["status"] != "found":
+        return False
+    before = log.plan.get("budget", log.header["spec"]["budget"])
+
+    def more(name: str) -> bool:
+        then, now = before.get(name), getattr(budget, name)
+        return then is not None and (now is None or now > then)
+
+    return any(more(name) for name in EXTENSIBLE)
+
+
+def take_up(ledger: Ledger, budget: Budget, workers: int) -> None:
+    """Journal that a search goes on, with the budget as it is now.
+
+    Args:
+        ledger: Journal and fold of the search until now.
+        budget: The limits now.
+        workers: Workers now.
+    """
+    log = ledger.log
+    again = reopens(log, budget)
+    ledger.write("resumed", records=len(ledger.journal.records), reopened=again)
+    if not log.plan:
+        return
+    started = float(log.plan["started"])
+    division = extend(
+        Division.from_dict(log.plan),
+        budget,
+        used=ledger.used,
+        started=started,
+        workers=workers,
+        busy=log.busy,
+        reopened=again,
+    )
+    if again:
+        started = ledger.used
+    ledger.write("plan", **division.to_dict(), started=started, budget=limits(budget))
