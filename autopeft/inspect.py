@@ -320,6 +320,7 @@ def _site(
         reads=reads,
         read_features=None if reads is None else _shape(modules[reads])[0],
         kv_features=kv_features,
+        transposed=isinstance(module, Conv1D),
     )
 
 

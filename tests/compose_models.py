@@ -6,15 +6,17 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, PretrainedConfig
 
 from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, load_base
+from autopeft.compose.host import HybridConfig, tensor_prefix
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
-from autopeft.space.configuration import Configuration, Part, Training
+from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
 
 SIZES = {
@@ -70,6 +72,18 @@ def uniform(modules: ModuleMap, *names: str, dropout: float = 0.0) -> Configurat
     return Configuration.of(sites, training(dropout))
 
 
+def alone(modules: ModuleMap, method: str, dropout: float = 0.0) -> Configuration:
+    """A method by itself, on everything that it fits, at a middle size."""
+    row = METHODS[method]
+    if not row.whole:
+        return uniform(modules, method, dropout=dropout)
+    if not row.allows(modules):
+        return Configuration((), training(dropout))
+    sizes = row.sizes(modules)
+    part = Part.of(method, row.knobs(modules, sizes[len(sizes) // 2]))
+    return Configuration.of({WHOLE: [part]}, training(dropout))
+
+
 def arbitrary(modules: ModuleMap, seed: int, dropout: float = 0.0) -> Configuration:
     """Random methods, sizes, scales and places, several to a module."""
     rng = random.Random(seed)
@@ -85,9 +99,33 @@ def arbitrary(modules: ModuleMap, seed: int, dropout: float = 0.0) -> Configurat
                 if "scale" in knobs:
                     knobs["scale"] = rng.choice((0.5, 1.0, 2.0, 4.0))
                 used = {part.method for part in sites.get(site.name, [])}
-                if not ({method.name} | used) >= {"lora", "dora"}:
+                if not any(tensor_prefix(method.name) == tensor_prefix(other) for other in used):
                     sites.setdefault(site.name, []).append(Part.of(method.name, knobs))
     return Configuration.of(sites, training(dropout))
+
+
+def config_for(model: Any, *methods: str, size: int = 3) -> HybridConfig:
+    modules = module_map(model)
+    sites: dict[str, list[dict[str, Any]]] = {}
+    for site in modules.sites:
+        for name in methods:
+            method = METHODS[name]
+            if method.fits(site):
+                knobs = method.knobs(
+                    site, method.sizes(site)[min(size, len(method.sizes(site)) - 1)] if method.size else None
+                )
+                sites.setdefault(site.name, []).append({"method": name, **knobs})
+    kv = {s.name: s.kv_features for s in modules.sites if s.kv_features is not None}
+    return HybridConfig(sites=sites, kv_features=kv if "prefix" in methods else {})
+
+
+def shake(model: Any, seed: int = 4) -> None:
+    """Trained values, for a test that needs none of a training's virtues."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
 def build(carrier: Carrier, configuration: Configuration, seed: int = 3) -> AdaptedModel:

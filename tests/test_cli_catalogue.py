@@ -71,12 +71,17 @@ def test_methods_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert max(len(row.rstrip()) for row in text.splitlines()) <= 80
     assert "…" not in text
     for method in METHODS.values():
-        assert any(row.startswith(f"{method.name} ") and method.family in row for row in text.splitlines())
+        searched = method.unsearchable is None
+        shown = [row for row in text.splitlines() if row.startswith(f"{method.name} ") and method.family in row]
+        assert bool(shown) == searched
+        assert method.name in text
     assert main(["ls", "methods", "--json"]) == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert set(entries) == set(METHODS)
     assert entries["lora"]["paper"]["link"] == METHODS["lora"].paper.link
     assert entries["lora"]["rate"]["low"] < entries["lora"]["rate"]["high"]
+    assert entries["vera"]["whole_model"] is True
+    assert entries["poly"]["reason"]
 
 
 @pytest.mark.parametrize(

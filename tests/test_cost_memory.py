@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from compose_models import alone
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import autopeft.cost.memory as memory
@@ -129,6 +130,22 @@ def test_a_prediction_is_what_a_real_step_needs(
         assert predicted.bytes == pytest.approx(real.bytes, rel=0.01), configuration.methods
         assert predicted.held == pytest.approx(real.held, rel=0.01), configuration.methods
         assert set(predicted.phases) == {"forward", "backward", "optimizer"}
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.unsearchable is None])
+def test_every_method_is_predicted(bert: Path, method: str) -> None:
+    carrier = attach(load_base(str(bert), kind="sequence_classification"), head="mean", labels=5)
+    modules = module_map(carrier.model)
+    model = MemoryModel(lambda: meta_carrier(bert, **CLASSES), modules, length=24, dtype="float32")
+    configuration = alone(modules, method)
+    predicted = model.predict(configuration)
+    real = _measured(carrier, configuration, modules, 24, None)
+    assert predicted.bytes == pytest.approx(real.bytes, rel=0.01)
+    assert predicted.held == pytest.approx(real.held, rel=0.01)
+    # What the gate takes for enough is enough.
+    fits, ceiling = MemoryGate(model, 10**12).fits(configuration)
+    assert fits
+    assert ceiling >= predicted.bytes
 
 
 def test_a_config_is_enough_for_a_model_that_would_not_fit_here() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from compose_models import SIZES, run_script, save_tiny
+from compose_models import SIZES, config_for, run_script, save_tiny, shake
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModel,
@@ -20,8 +20,6 @@ from transformers import (
 )
 
 from autopeft.hybrid import HybridConfig, register
-from autopeft.inspect import module_map
-from autopeft.methods import METHODS
 
 MERGEABLE = ("bias", "lora", "ia3")
 MIXED = ("bias", "lora", "serial", "parallel", "prefix")
@@ -50,28 +48,6 @@ def inputs(name: str) -> dict[str, torch.Tensor]:
     if name == "vit":
         return {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}
     return {"input_ids": torch.randint(3, 100, (2, 7), generator=generator)}
-
-
-def config_for(model: Any, *methods: str, size: int = 3) -> HybridConfig:
-    modules = module_map(model)
-    sites: dict[str, list[dict[str, Any]]] = {}
-    for site in modules.sites:
-        for name in methods:
-            method = METHODS[name]
-            if method.fits(site):
-                knobs = method.knobs(site, method.sizes(site)[size] if method.size else None)
-                sites.setdefault(site.name, []).append({"method": name, **knobs})
-    kv = {s.name: s.kv_features for s in modules.sites if s.kv_features is not None}
-    return HybridConfig(sites=sites, kv_features=kv if "prefix" in methods else {})
-
-
-def shake(model: Any, seed: int = 4) -> None:
-    """Trained values, for a test that needs none of a training's virtues."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
 def logits(model: Any, name: str) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from autopeft.cli.output import Boundary, write_json
 from autopeft.errors import InputError, Problem
+from autopeft.methods import METHODS, Method
 
 _KEY = re.compile(r"[A-Z][a-z]+:")
 
@@ -118,8 +119,6 @@ def _resolved(what: str, name: str) -> dict[str, Any]:
 
 
 def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
-    from autopeft.methods import METHODS
-
     if as_json:
         entries = [
             {
@@ -127,9 +126,18 @@ def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
                 "family": method.family,
                 "paper": {"title": method.paper.title, "link": method.paper.link},
                 "slots": list(method.slots),
+                "whole_model": method.whole,
+                "searchable": method.unsearchable is None,
+                "reason": method.unsearchable,
+                "size": method.size,
+                "knobs": {**dict(method.defaults), **{knob: list(values) for knob, values in method.choices.items()}},
                 "rate": {"low": method.rate.low, "default": method.rate.default, "high": method.rate.high},
                 "mergeable": method.mergeable,
                 "targets": sorted(method.targets),
+                "base": method.base,
+                "quantised": method.quantised,
+                "identity": method.identity,
+                "peft_type": method.peft_type,
                 "tier": method.tier,
             }
             for method in METHODS.values()
@@ -141,27 +149,32 @@ def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
 
     # Narrow enough, together, for a terminal of 80 columns.
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("family", no_wrap=True)
-    table.add_column("slots", min_width=10)
-    table.add_column("rate", no_wrap=True)
-    table.add_column("merge", no_wrap=True)
-    table.add_column("targets", min_width=7)
-    table.add_column("tier", no_wrap=True)
-    table.add_column("arXiv", no_wrap=True, style="dim")
+    for name in ("name", "family", "on", "size", "rate", "targets", "tier"):
+        table.add_column(name, no_wrap=True, style="bold" if name == "name" else "")
     for method in METHODS.values():
-        table.add_row(
-            method.name,
-            method.family,
-            ", ".join(method.slots),
-            f"{_short(method.rate.low)} - {_short(method.rate.high)}",
-            "yes" if method.mergeable else "no",
-            ", ".join(sorted(method.targets)) or "-",
-            str(method.tier),
-            method.paper.link.rpartition("/")[2],
-        )
-    Console(file=stdout).print(table)
+        if method.unsearchable is None:
+            table.add_row(
+                method.name,
+                method.family,
+                seat(method),
+                method.size or "-",
+                f"{_short(method.rate.low)}-{_short(method.rate.high)}",
+                " ".join(target for target in ("peft", "merged", "vllm") if target in method.targets) or "-",
+                str(method.tier),
+            )
+    left = ", ".join(method.name for method in METHODS.values() if method.unsearchable is not None)
+    console = Console(file=stdout)
+    console.print(table)
+    console.print(f"Not searched: {left}.", style="dim", highlight=False)
+    console.print("Papers, knobs, reasons: ls methods --json, docs/methods.md", style="dim", highlight=False)
     return 0
+
+
+def seat(method: Method) -> str:
+    """Where a method sits, in a word."""
+    if method.whole:
+        return "model"
+    return "linear" if "attention" in method.slots else str(method.slots[0])
 
 
 def _short(rate: float) -> str:

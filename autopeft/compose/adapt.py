@@ -18,8 +18,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from autopeft.compose.base import Carrier, seeded, skeleton
 from autopeft.compose.host import ADAPTER, HybridConfig, is_tuner_layer, kept_modules, part_parameters, register
 from autopeft.compose.layers.dropout import AdapterDropout, record, replayed, reseed
+from autopeft.compose.whole import intended_modules, virtual_tokens, whole_config
 from autopeft.errors import TrialFailure
-from autopeft.space.configuration import Configuration
+from autopeft.space.configuration import WHOLE, Configuration
 from autopeft.space.modules import ModuleMap
 
 __all__ = ["AdaptedModel", "adapt", "reseed"]
@@ -39,6 +40,7 @@ class AdaptedModel(nn.Module):
         head: The own head, a linear layer; None for stock heads and language models.
         adapter_params: Trainable parameters of the parts.
         head_params: Trainable parameters of the head.
+        virtual_tokens: Positions that a prompt puts before the rows' own; they are cut off from what comes out.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class AdaptedModel(nn.Module):
         accepted = pyinspect.signature(carrier.model.forward).parameters
         self._takes_types = "token_type_ids" in accepted
         self._takes_cache = "use_cache" in accepted
+        self.virtual_tokens = virtual_tokens(model, ADAPTER) if configuration.whole is not None else 0
         self._groups: dict[str, list[str]] = {}
         for method, name, _ in part_parameters(model):
             self._groups.setdefault(method, []).append(f"model.{name}")
@@ -86,11 +89,11 @@ class AdaptedModel(nn.Module):
         if self.carrier.head == "lm":
             if self._takes_cache:
                 kwargs["use_cache"] = False
-            return self.model(**kwargs).logits
+            return self.model(**kwargs).logits[:, self.virtual_tokens :]
         output = self.model(**kwargs)
         if self.head is None:
             return output.logits.float()
-        return self.classify(self.pool(output.last_hidden_state, attention_mask))
+        return self.classify(self.pool(output.last_hidden_state[:, self.virtual_tokens :], attention_mask))
 
     def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The features that an own head reads.
@@ -230,7 +233,7 @@ def hybrid_config(carrier: Carrier, configuration: Configuration, modules: Modul
 
 
 def _with_parts(model: nn.Module, carrier: Carrier, configuration: Configuration, modules: ModuleMap) -> PeftModel:
-    names = {site.name for site in modules.sites}
+    names = {site.name for site in modules.sites} | {WHOLE}
     unknown = [name for name, _ in configuration.sites if name not in names]
     if unknown:
         raise TrialFailure("unsupported", f"the model has no place {unknown[0]!r} for a part", infeasible=True)
@@ -239,7 +242,12 @@ def _with_parts(model: nn.Module, carrier: Carrier, configuration: Configuration
             # Said once per norm layer and trial: peft does not know their widths, and does not need to.
             warnings.filterwarnings("ignore", message="Unsupported layer type")
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-            return get_peft_model(model, hybrid_config(carrier, configuration, modules), adapter_name=ADAPTER)
+            if configuration.whole is None:
+                return get_peft_model(model, hybrid_config(carrier, configuration, modules), adapter_name=ADAPTER)
+            config = whole_config(configuration.whole, modules, carrier, dropout=configuration.training.dropout)
+            adapted = get_peft_model(model, config, adapter_name=ADAPTER)
+            adapted.autopeft_whole = configuration.whole.method
+            return adapted
     except (ValueError, NotImplementedError, TypeError) as error:
         raise TrialFailure("unsupported", str(error), infeasible=True) from error
 
@@ -276,8 +284,11 @@ def _check_coverage(adapted: AdaptedModel, carrier: Carrier, configuration: Conf
     stray = [name for name, p in adapted.named_parameters() if p.requires_grad != (id(p) in trained)]
     base = {id(parameter) for parameter in carrier.model.parameters()}
     promised = configuration.adapter_params(modules)
-    intended = {name for name, _ in configuration.sites}
-    built = set(adapted.model.base_model.targeted_module_names) if configuration.sites else set()
+    if configuration.whole is not None:
+        intended = set(intended_modules(configuration.whole, modules))
+    else:
+        intended = {name for name, _ in configuration.sites}
+    built = set(getattr(adapted.model.base_model, "targeted_module_names", ())) if configuration.sites else set()
     fault = None
     if built != intended:
         fault = f"{len(intended ^ built)} modules are adapted by mistake or missing, e.g. {sorted(intended ^ built)[0]}"

@@ -25,20 +25,25 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.compose.layers import LAYERS, AdapterDropout, OwnPart, Place
 from autopeft.compose.layers.bottleneck import ParallelPart, Tap
 from autopeft.compose.layers.prefix import PrefixPart, prefixed
+from autopeft.compose.masks import MASKS
 from autopeft.methods import METHODS
 
 __all__ = [
     "ADAPTER",
     "HYBRID",
+    "TASK_TYPES",
     "HybridConfig",
     "HybridModel",
     "kept_modules",
     "part_parameters",
     "register",
     "stock_config",
+    "tensor_prefix",
 ]
 
 ADAPTER = "default"
+TASK_TYPES = {"stock": "SEQ_CLS", "lm": "CAUSAL_LM", "cls": "FEATURE_EXTRACTION", "mean": "FEATURE_EXTRACTION"}
+"""Head -> what peft calls the task."""
 SCHEMA = 1
 PEFT_VERSION = "0.21."
 
@@ -323,7 +328,7 @@ def register() -> None:
 def stock_config(
     method: str,
     knobs: Mapping[str, Any],
-    names: list[str],
+    names: list[str] | None,
     *,
     dropout: float = 0.0,
     module: nn.Module | None = None,
@@ -334,27 +339,38 @@ def stock_config(
     Args:
         method: Name in the table.
         knobs: Its knobs.
-        names: Full names of the modules that it sits on.
+        names: Full names of the modules that it sits on; None for a prompt, which sits on none.
         dropout: Dropout on the input, for methods that have one.
         module: One of those modules: peft wants to know how it stores its weight.
         extra: Further fields of the config.
     """
-    stock = METHODS[method].stock
-    if stock is None:
+    row = METHODS[method]
+    if row.peft_type is None:
         raise ValueError(f"peft has no {method}")
-    peft_type, values = stock(knobs)
-    if peft_type == "LORA":
-        values["lora_dropout"] = dropout
+    values = row.stock(knobs)
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(row.peft_type)]
+    mask = values.pop("mask", None)
+    if row.dropout is not None:
+        values[row.dropout] = dropout
+    if "feedforward" in values:
+        values["feedforward_modules"] = list(names or ()) if values.pop("feedforward") else []
+    if "fan_in_fan_out" in config_class.__dataclass_fields__:
         values["fan_in_fan_out"] = isinstance(module, Conv1D)
-    if peft_type == "IA3":
-        values["feedforward_modules"] = list(names) if values.pop("feedforward") else []
-        values["fan_in_fan_out"] = isinstance(module, Conv1D)
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(peft_type)]
-    return config_class(target_modules=list(names), **{**values, **extra})
+    if names is not None:
+        values["target_modules"] = list(names)
+    config = config_class(**{**values, **extra})
+    if mask is not None:
+        config.mask_fn = MASKS[mask]
+    return config
 
 
 def part_parameters(model: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[str, str, nn.Parameter]]:
     """`(method, full parameter name, parameter)` for every parameter of an adapter's parts."""
+    whole = getattr(model, "autopeft_whole", None)
+    if whole is not None:
+        kept = {id(p) for module in kept_modules(model, adapter).values() for p in module.parameters()}
+        yield from ((whole, name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in kept)
+        return
     for name, layer in model.named_modules():
         method = getattr(layer, "autopeft_methods", {}).get(adapter)
         if method is None:
@@ -394,13 +410,22 @@ def _check_fit(model: nn.Module, config: HybridConfig) -> None:
         used = [str(part.get("method")) for part in parts]
         problems += [f"{name} asks for the unknown method {method}" for method in used if method not in METHODS]
         problems += [f"{name} asks for {method} twice" for method in sorted(set(used)) if used.count(method) > 1]
-        if {"lora", "dora"} <= set(used):
-            problems.append(f"{name} asks for both lora and dora")
+        tensors = [tensor_prefix(method) for method in used if method in METHODS]
+        if len(set(tensors)) < len(tensors) and len(set(used)) == len(used):
+            problems.append(f"{name} asks for methods whose tensors have the same names ({' and '.join(used)})")
         if "layernorm" in used[1:]:
             # peft trains a copy of what it wraps: with another part inside, that part would be copied as well.
             problems.append(f"{name} asks for layernorm outside of another part: it must be the innermost")
     if problems:
         raise ValueError("the hybrid adapter does not fit: " + "; ".join(problems))
+
+
+def tensor_prefix(method: str) -> str:
+    """What the names of a method's tensors begin with: LoRA, DoRA and AdaLoRA cannot share a module."""
+    row = METHODS[method]
+    if row.peft_type is None:
+        return str(row.layer)
+    return str(PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(row.peft_type)])
 
 
 def _add_taps(model: nn.Module, adapter: str) -> None:
@@ -431,9 +456,10 @@ def _outside(parent: nn.Module, name: str, inner: nn.Module | None) -> list[tupl
 
 
 def _own_dropout(layer: nn.Module, adapter: str) -> None:
-    container = getattr(layer, "lora_dropout", None)
-    if isinstance(container, nn.ModuleDict) and isinstance(container[adapter], nn.Dropout):
-        container[adapter] = AdapterDropout(container[adapter].p)
+    for name, container in layer.named_children():
+        held = isinstance(container, nn.ModuleDict) and name.endswith("_dropout") and adapter in container
+        if held and isinstance(container[adapter], nn.Dropout):
+            container[adapter] = AdapterDropout(container[adapter].p)
 
 
 def _merge_inner(layer: nn.Module, adapter_names: list[str] | None) -> None:

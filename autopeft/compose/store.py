@@ -112,6 +112,8 @@ def load_adapter(carrier: Carrier, folder: str | Path, *, trainable: bool = Fals
         tensors = _read_tensors(path / WEIGHTS)
         _check_names(path, set(tensors), set(_peft_tensors(adapted)))
         set_peft_model_state_dict(adapted.model, tensors, adapter_name=ADAPTER)
+        if configuration.whole is not None:
+            _as_stored(adapted, path, trainable)
     if adapted.head is not None:
         tensors = _read_tensors(path / HEAD)
         _check_names(path, set(tensors), set(adapted.head.state_dict()))
@@ -140,6 +142,15 @@ def describe(folder: str | Path) -> dict[str, Any]:
         rule = f"has schema {about.get('schema')!r}; this autopeft reads {SCHEMA}"
         raise InputError.one("adapter", str(path), rule, "Install the autopeft that wrote it.")
     return {**about, "weights": _weights_hash(manifest)}
+
+
+def _as_stored(adapted: AdaptedModel, path: Path, trainable: bool) -> None:
+    """A p-tuning folder holds the prompt that its encoder made, and no longer the encoder."""
+    config = adapted.model.peft_config[ADAPTER]
+    if trainable and str(config.peft_type.value) == "P_TUNING":
+        rule = "holds a finished prompt, without the encoder that made it"
+        raise InputError.one("adapter", str(path), rule, "Train it from the beginning.")
+    config.inference_mode = not trainable
 
 
 def _lowered_to(adapted: AdaptedModel) -> str | None:

@@ -140,7 +140,9 @@ class MemoryModel:
 
     def _run(self, configuration: Configuration, rows: int) -> Peak:
         carrier = self.carrier()
-        with torch.device("meta"):
+        bare = all(METHODS[method].builds_on_meta for method in configuration.methods)
+        # Parts that cannot be made on the meta device are made on the processor; peft then moves them to the base's.
+        with torch.device("meta" if bare else "cpu"):
             adapted = adapt(carrier, configuration, self._modules, seed=0)
         adapted.train()
         if self._checkpointing:
@@ -289,7 +291,7 @@ class MemoryGate:
 
     def _ceiling(self, configuration: Configuration) -> int | None:
         """What no configuration of these methods exceeds; None for parts that are larger than the references."""
-        if any((part.size or 0) > REFERENCE_SIZE for _, part in configuration.parts()):
+        if configuration.whole is not None or any((p.size or 0) > REFERENCE_SIZE for _, p in configuration.parts()):
             return None
         # One set of references, at the largest batch seen and with dropout, bounds the smaller batches as well.
         self._rows = max(self._rows, configuration.training.batch_size)

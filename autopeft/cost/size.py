@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from autopeft.methods import METHODS
+from autopeft.space.configuration import Configuration
+from autopeft.space.modules import ModuleMap
+
 __all__ = ["adapter_bytes"]
 
 FLOAT_BYTES = 4
@@ -14,20 +18,25 @@ FOLDER_BYTES = 8 * 1024
 """What every folder has: the fixed keys of the JSON files, the manifest with its checksums, the head's headers."""
 
 
-def adapter_bytes(adapter_params: int, head_params: int, parts: int) -> int:
-    """An upper bound of the bytes of an adapter folder: float32 safetensors and JSON.
+def adapter_bytes(configuration: Configuration, modules: ModuleMap, head_params: int) -> int:
+    """An upper bound of the bytes of an adapter folder: safetensors and JSON.
 
     It exceeds what is written by at most the larger of 5 % and 64 KiB for up to about 60 parts; every further part can
-    add its share of slack.
+    add its share of slack. Frozen tensors that a method about the whole model stores with its own are not counted.
 
     Args:
-        adapter_params: Adapter parameters.
-        head_params: Parameters of the head that is saved with them; 0 for none.
-        parts: Number of (module, method) parts, i.e. ``len(list(configuration.parts()))``.
+        configuration: What is saved.
+        modules: The module map of the base.
+        head_params: Parameters of the head that is saved with it; 0 for none.
 
     Raises:
-        ValueError: A count is negative.
+        ValueError: The count is negative.
     """
-    if min(adapter_params, head_params, parts) < 0:
+    if head_params < 0:
         raise ValueError("counts cannot be negative")
-    return FLOAT_BYTES * (adapter_params + head_params) + PART_BYTES * parts + FOLDER_BYTES
+    parts = [(name, part) for name, part in configuration.parts()]
+    numbers = sum(
+        METHODS[part.method].stored * Configuration.of({name: [part]}, configuration.training).adapter_params(modules)
+        for name, part in parts
+    )
+    return numbers + FLOAT_BYTES * head_params + PART_BYTES * len(parts) + FOLDER_BYTES

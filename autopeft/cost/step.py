@@ -205,9 +205,14 @@ def answer_logits(model: nn.Module, tensors: StepTensors) -> Tensor:
     if positions is None:
         raise ValueError("a language model's batch needs its answer positions")
     head = _output_layer(model)
+    lengthened = int(getattr(model, "virtual_tokens", 0))
     if head is None:
         logits: Tensor = model(tensors.input_ids, tensors.attention_mask, tensors.token_types)
         return logits.flatten(0, 1).index_select(0, positions)
+    if lengthened:
+        # A prompt stands before every row: place p of row i is place p + n of a row that is n longer.
+        row = positions // tensors.input_ids.shape[1]
+        positions = positions + (row + 1) * lengthened
     with _selecting(head, positions):
         selected: Tensor = model(tensors.input_ids, tensors.attention_mask, tensors.token_types)
     return selected

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
 from autopeft.errors import InputError
 from autopeft.executors.base import Event, Finished, Lost, PoolExecutor, Progressed, cores
@@ -206,10 +206,13 @@ class RayExecutor(PoolExecutor):
         place.job = place.running = None
         try:
             return Finished(slot, ray.get(reference))
-        except RayActorError as error:
-            return self._replace(slot, job, f"the worker died: {str(error).splitlines()[0]}")
         except RayTaskError as error:
             return Finished(slot, Outcome(job, "failed", "error", str(error.cause)[:2000]))
+        except OutOfMemoryError:
+            # Ray chooses whom it kills: it need not be the one that took too much.
+            return self._replace(slot, job, "the machine ran out of memory, and Ray killed the worker")
+        except RayError as error:
+            return self._replace(slot, job, f"the worker died: {str(error).splitlines()[0]}")
 
     def _look(self, slot: int, place: _Slot) -> list[Event]:
         """Progress of a running job; a worker past all limits is killed."""
@@ -228,7 +231,7 @@ class RayExecutor(PoolExecutor):
         reference, place.asked = place.asked, None
         try:
             progress = ray.get(reference)
-        except RayActorError:
+        except RayError:
             return []  # The job's own reference reports the death.
         return [] if progress is None else [Progressed(slot, progress)]
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from autopeft.methods import METHODS
 
-RANKED = ("lora", "dora")
-"""Methods whose size knob is a rank."""
+RANK = "r"
+"""The knob that is a rank."""
+WHOLE = ""
+"""The site of a method about the whole model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ def describe(configuration: Mapping[str, Any], modules: Mapping[str, Any] | None
     given: Mapping[str, float] = training.get("rates", {})
     rates = {name: float(given[name]) for name in order if name in given}
     blocks = {site["name"]: int(site["block"]) for site in modules["sites"]} if modules else {}
-    adapted = sorted({blocks[name] for name in sites if name in blocks})
     total = int(modules["blocks"]) if modules else 0
+    adapted = list(range(total)) if WHOLE in sites else sorted({blocks[name] for name in sites if name in blocks})
     return Description(
         methods="+".join(order) or "none",
-        total_rank=sum(int(part.get("r", 0)) for part in parts if part["method"] in RANKED),
+        total_rank=sum(int(part[RANK]) for part in parts if RANK in part),
         layers=f"{ranges(adapted)} of {total}" if adapted else "",
         n_layers=len(adapted),
         sites=len(sites),

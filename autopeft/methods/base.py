@@ -1,8 +1,8 @@
 """What a row of the table of methods says.
 
 A method is described by plain values and formulas, so that spaces, budgets and the command line can reason about it
-without torch. A method that peft ships is one file here (`stock` says which peft config builds it); a method that
-peft lacks is one file here and one torch layer of the same name in `autopeft.compose.layers`.
+without torch. A method that peft ships is one row in a file here (`peft_type` and `stock` say which config builds it);
+a method that peft lacks is one row and one torch layer of the same name in `autopeft.compose.layers`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,17 @@ class SiteShape(Protocol):
     def read_features(self) -> int | None: ...
     @property
     def kv_features(self) -> int | None: ...
+    @property
+    def transposed(self) -> bool: ...
+
+
+class ModelShape(Protocol):
+    """What a formula about the whole model may ask (see `autopeft.space.modules.ModuleMap`)."""
+
+    @property
+    def sites(self) -> Sequence[SiteShape]: ...
+    @property
+    def hidden_size(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,8 @@ class Method:
         roles: Roles of the sites that it can sit on.
         slots: Slots of a recipe that it can fill.
         rate: Learning rates.
-        count: `(site, knobs) -> int`: adapter parameters that one part adds. Exact.
+        count: `(site, knobs) -> int`: adapter parameters that one part adds. Exact. Methods about the whole model are
+            asked with the module map in place of a site, here and in the next ones.
         size: The knob that spends parameters, or None when the method has a fixed size per site.
         sizes: `site -> ascending legal values of the size knob`; empty when `size` is None or nothing is legal there.
         defaults: The other knobs and their values.
@@ -77,10 +89,19 @@ class Method:
         mergeable: Whether the trained part can be folded into the base weights exactly.
         targets: What can load an adapter made of this method alone: any of ``peft``, ``merged``, ``vllm``.
         identity: Whether the adapted model equals the base before training.
-        stock: `knobs -> (peft type, keyword arguments of its config)` for a method of peft; None for own layers.
+        peft_type: The type of peft's config for a method that peft ships; None for own layers.
+        stock: `knobs -> keyword arguments of that config`.
+        patterns: Keyword argument of the stock config -> its field that holds other values for single modules.
+        dropout: Field of the stock config for dropout on the input, or None where there is none.
         layer: The key of an own layer in `autopeft.compose.layers`; None for stock methods.
         needs_attention_interface: Works only where the model calls attention through transformers' interface.
         base: ``shared`` when the layer only adds to the base module's own output; ``own`` otherwise.
+        stored: Bytes on disk per adapter parameter; more than a float's where positions are stored as well.
+        quantised: Whether it was run on 4-bit and on 8-bit bases (bitsandbytes).
+        builds_on_meta: Whether it can be built without weights on torch's meta device.
+        choices: Other knobs and their legal values.
+        whole: Whether it is about the whole model and cannot be mixed: shared state, or a prompt.
+        unsearchable: Why no search offers it, or None.
         tier: 1 in the default space, 2 by name, 3 experimental.
     """
 
@@ -90,26 +111,40 @@ class Method:
     roles: frozenset[str]
     slots: tuple[Slot, ...]
     rate: Rate
-    count: Callable[[SiteShape, Knobs], int]
+    count: Callable[[Any, Knobs], int]
     size: str | None = None
-    sizes: Callable[[SiteShape], Sequence[int]] = lambda site: ()
+    sizes: Callable[[Any], Sequence[int]] = lambda site: ()
     defaults: Knobs = field(default_factory=dict)
-    site_knobs: Callable[[SiteShape], Knobs] = lambda site: {}
-    allows: Callable[[SiteShape], bool] = lambda site: True
+    site_knobs: Callable[[Any], Knobs] = lambda site: {}
+    allows: Callable[[Any], bool] = lambda site: True
     mergeable: bool = False
     targets: frozenset[str] = frozenset()
     identity: bool = True
-    stock: Callable[[Knobs], tuple[str, dict[str, Any]]] | None = None
+    peft_type: str | None = None
+    stock: Callable[[Knobs], dict[str, Any]] = lambda knobs: {}
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    dropout: str | None = None
     layer: str | None = None
     needs_attention_interface: bool = False
     base: Literal["shared", "own"] = "shared"
+    stored: int = 4
+    quantised: bool = False
+    builds_on_meta: bool = True
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    whole: bool = False
+    unsearchable: str | None = None
     tier: int = 1
+
+    @property
+    def hosted(self) -> bool:
+        """Whether it sits on single modules, so that it can be part of a mixture."""
+        return bool(self.slots) and self.unsearchable is None and not self.whole
 
     def fits(self, site: SiteShape) -> bool:
         """Whether a part of this method can sit on the site at its smallest size."""
         return site.role in self.roles and self.allows(site) and (self.size is None or bool(self.sizes(site)))
 
-    def knobs(self, site: SiteShape, size: int | None = None) -> dict[str, Any]:
+    def knobs(self, site: Any, size: int | None = None) -> dict[str, Any]:
         """All knobs of a part of this method at a site.
 
         Args:
@@ -132,3 +167,41 @@ LINEAR = ATTENTION | MLP
 def ladder(largest: int) -> tuple[int, ...]:
     """The sizes of `LADDER` up to `largest`."""
     return tuple(size for size in LADDER if size <= largest)
+
+
+def divisors(number: int, most: int) -> tuple[int, ...]:
+    """The divisors of a number from 2 to `most`, ascending."""
+    return tuple(size for size in range(2, most + 1) if number % size == 0)
+
+
+def half_rank(site: SiteShape) -> tuple[int, ...]:
+    """Ranks of a low-rank update: beyond half of the full rank it costs more than the weight itself."""
+    return ladder(min(site.in_features, site.out_features) // 2)
+
+
+def low_rank(site: SiteShape, knobs: Knobs) -> int:
+    """Parameters of a pair of factors `[out, r]` and `[r, in]`."""
+    return int(knobs["r"]) * (site.in_features + site.out_features)
+
+
+def is_linear(site: SiteShape) -> bool:
+    """Whether a site's weight is stored as torch's own linear layers store it (GPT-2's is not)."""
+    return not site.transposed
+
+
+def on_linear(name: str, **fields: Any) -> Method:
+    """A row about an update of any linear layer's weight: mergeable, by name, where the weight is torch's.
+
+    Args:
+        name: The method.
+        fields: Further fields of `Method`, and what differs from this.
+    """
+    common: dict[str, Any] = {
+        "roles": LINEAR,
+        "slots": ("attention", "block"),
+        "allows": is_linear,
+        "mergeable": True,
+        "targets": frozenset({"merged"}),
+        "tier": 2,
+    }
+    return Method(name=name, **{**common, **fields})

@@ -28,6 +28,8 @@ SERIAL = Method(
     sizes=lambda site: ladder(site.out_features),
     defaults={"activation": "relu", "scale": 1.0},
     layer="serial",
+    choices={"activation": ("relu", "gelu", "tanh", "silu")},
+    quantised=True,
 )
 
 PARALLEL = Method(
@@ -44,4 +46,6 @@ PARALLEL = Method(
     # The adapter runs beside the whole feed-forward block: it reads what the block's first layer reads.
     site_knobs=lambda site: {"reads": site.reads} if site.reads is not None else {},
     layer="parallel",
+    choices={"activation": ("relu", "gelu", "tanh", "silu")},
+    quantised=True,
 )

@@ -11,9 +11,9 @@ def _count(site: SiteShape, knobs: Knobs) -> int:
     return site.in_features if knobs["feedforward"] else site.out_features
 
 
-def _stock(knobs: Knobs) -> tuple[str, dict[str, Any]]:
+def _stock(knobs: Knobs) -> dict[str, Any]:
     # The host fills target_modules; a feed-forward site is named in feedforward_modules as well.
-    return "IA3", {"feedforward": bool(knobs["feedforward"])}
+    return {"feedforward": bool(knobs["feedforward"])}
 
 
 IA3 = Method(
@@ -30,6 +30,8 @@ IA3 = Method(
     site_knobs=lambda site: {"feedforward": site.role == "down"},
     mergeable=True,
     targets=frozenset({"peft", "merged"}),
+    peft_type="IA3",
     stock=_stock,
     base="own",
+    quantised=True,
 )

@@ -17,6 +17,8 @@ LAYERNORM = Method(
     count=lambda site, knobs: site.params,
     mergeable=True,
     targets=frozenset({"peft", "merged"}),
-    stock=lambda knobs: ("LN_TUNING", {}),
+    peft_type="LN_TUNING",
+    stock=lambda knobs: {},
     base="own",
+    quantised=True,
 )

@@ -25,4 +25,5 @@ PREFIX = Method(
     layer="prefix",
     needs_attention_interface=True,
     base="own",
+    quantised=True,
 )

@@ -22,7 +22,9 @@ from autopeft.compose.base import (
 from autopeft.data.encode import encode, plan_of
 from autopeft.data.read import read
 from autopeft.errors import InputError, Problem
+from autopeft.executors.base import cores
 from autopeft.search.incumbent import check_incumbent
+from autopeft.search.machine import live_bytes_per_worker
 from autopeft.search.prepared import BASELINE_SPACE, Prepared
 from autopeft.space import resolve
 from autopeft.space.values import SpaceValues
@@ -66,6 +68,15 @@ def prepare(spec: SearchSpec) -> Prepared:
     data, encoding_notes = encode(
         raw, tokenizer, max_length=spec.task.max_length, model_max=model_positions(base.config)
     )
+    memory_limit = spec.budget.max_memory
+    if memory_limit is None and not gpu and spec.ray_address is None:
+        workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
+        memory_limit = live_bytes_per_worker(workers)
+        if memory_limit is not None:
+            told = [
+                *told,
+                f"each worker may take {memory_limit / 2**30:.1f} GiB of what is free here (--max-memory sets it)",
+            ]
     attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
     return Prepared(
         spec=spec,
@@ -81,6 +92,7 @@ def prepare(spec: SearchSpec) -> Prepared:
         gpu=gpu,
         precision=precision,
         attention=attention,
+        memory_limit=memory_limit,
         notes=(
             *raw.notes,
             *encoding_notes,

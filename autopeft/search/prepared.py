@@ -58,6 +58,8 @@ class Prepared:
         gpu: Whether the workers compute on GPUs.
         precision: Dtype of the frozen base.
         attention: Attention implementation of the base.
+        memory_limit: Live bytes that a trial may take: the budget's limit, or each worker's share of this machine's free
+            memory; None where neither is known.
         notes: What was inferred and decided, as sentences.
     """
 
@@ -74,6 +76,7 @@ class Prepared:
     gpu: bool
     precision: DType
     attention: Attention
+    memory_limit: int | None
     notes: tuple[str, ...]
 
     @property
@@ -157,7 +160,7 @@ class Prepared:
         Raises:
             NothingFeasible: Nothing of the user's space fits.
         """
-        modules, limit = self.modules(head), self.spec.budget.max_memory
+        modules, limit = self.modules(head), self.memory_limit
         memory = self.memory(head)
         gate = MemoryGate(memory, limit) if limit is not None else None
 

@@ -118,7 +118,7 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
     memory = prepared.memory(head)
     drawn = [bound.decode(bound.draw(index, 0)) for index in range(8)]
     head_params = prepared.head_params(head)
-    sizes = [adapter_bytes(each.adapter_params(bound.modules), head_params, len(list(each.parts()))) for each in drawn]
+    sizes = [adapter_bytes(each, bound.modules, head_params) for each in drawn]
     bytes_of = [memory.predict(configuration).bytes for configuration in drawn]
     return {
         "name": bound.values.name,

@@ -8,6 +8,7 @@ from autopeft.space.layers import LayersSpace
 from autopeft.space.modules import ModuleMap
 from autopeft.space.recipe import RecipeSpace
 from autopeft.space.values import SpaceValues
+from autopeft.space.whole import WholeSpace
 from autopeft.spec.budget import TARGETS
 from autopeft.spec.task import KINDS
 
@@ -48,5 +49,9 @@ def bind(
         )
     own = None if space.max_share is None else int(space.max_share * modules.base_params)
     limits = Limits(param_limit, max_bytes, own, len(modules.sites))
-    kinds: dict[str, type[RecipeSpace] | type[LayersSpace]] = {"recipe": RecipeSpace, "layers": LayersSpace}
+    kinds: dict[str, type[RecipeSpace] | type[LayersSpace] | type[WholeSpace]] = {
+        "recipe": RecipeSpace,
+        "layers": LayersSpace,
+        "whole": WholeSpace,
+    }
     return kinds[space.encoding](space, modules, limits, target)

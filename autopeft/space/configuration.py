@@ -13,6 +13,8 @@ from autopeft.methods import METHODS
 from autopeft.space.modules import ModuleMap
 
 Scalar = int | float | str | bool
+WHOLE = ""
+"""The site of a method about the whole model."""
 
 
 def canonical_json(value: Any) -> str:
@@ -108,13 +110,19 @@ class Configuration:
         return tuple(sorted({part.method for _, part in self.parts()}))
 
     @property
+    def whole(self) -> Part | None:
+        """The part of a method about the whole model, which then is the only one; None for parts on single modules."""
+        alone = self.sites and self.sites[0][0] == WHOLE
+        return self.sites[0][1][0] if alone else None
+
+    @property
     def plain_lora(self) -> bool:
         """Whether it is LoRA and nothing else."""
         return self.methods == ("lora",)
 
     def adapter_params(self, modules: ModuleMap) -> int:
         """Adapter parameters, exactly, by the formulas of the table."""
-        by_name = {site.name: site for site in modules.sites}
+        by_name: dict[str, Any] = {WHOLE: modules, **{site.name: site for site in modules.sites}}
         return sum(METHODS[part.method].count(by_name[name], dict(part.knobs)) for name, part in self.parts())
 
     def to_dict(self) -> dict[str, Any]:

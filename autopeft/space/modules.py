@@ -29,6 +29,7 @@ class Site:
         read_features: Width of that input; None where `reads` is None.
         kv_features: Key heads x head width, on the site that makes the keys of an attention layer that goes through
             transformers' attention interface; None elsewhere (no per-layer prefix there).
+        transposed: Whether its weight is stored `[in, out]`, as GPT-2's is.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Site:
     reads: str | None = None
     read_features: int | None = None
     kv_features: int | None = None
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,9 @@ class Placements:
             attention, space.attention_sites, blocks, extras, self.lengths
         ):
             mixture = self._mixture(Placement(name, where, block, extra, length))
-            if mixture is not None and admits(self._target, mixture.methods):
+            if mixture is None or not admits(self._target, mixture.methods):
+                continue
+            if not space.exclusive or len(mixture.methods) == 1:
                 yield mixture
 
     def _mixture(self, placement: Placement) -> Mixture | None:

@@ -26,8 +26,11 @@ FIELDS: dict[str, Callable[[Method], Any]] = {
     "mergeable": lambda method: method.mergeable,
     "identity": lambda method: method.identity,
     "sized": lambda method: method.size is not None,
-    "stock": lambda method: method.stock is not None,
-    "hosted": lambda method: bool(method.slots) and (method.stock is not None or method.layer is not None),
+    "stock": lambda method: method.peft_type is not None,
+    "hosted": lambda method: method.hosted,
+    "whole": lambda method: method.whole,
+    "searchable": lambda method: method.unsearchable is None,
+    "quantised": lambda method: method.quantised,
 }
 """What a predicate may ask. ``hosted``: it sits on single sites, so it can be part of a mixture."""
 

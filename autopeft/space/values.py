@@ -16,7 +16,7 @@ from autopeft.spec.fields import Fields, read_number, suggest
 __all__ = ["ENCODINGS", "SpaceValues", "resolve", "validate"]
 
 Range = tuple[float, float]
-ENCODINGS = ("recipe", "layers")
+ENCODINGS = ("recipe", "layers", "whole")
 ATTENTION_SITES = ("qv", "all")
 BLOCK_SITES = ("ffn", "both")
 
@@ -29,7 +29,8 @@ class SpaceValues:
 
     Attributes:
         name: For reports.
-        encoding: ``recipe`` (`autopeft.space.recipe`) or ``layers`` (`autopeft.space.layers`).
+        encoding: ``recipe`` (`autopeft.space.recipe`), ``layers`` (`autopeft.space.layers`) or ``whole``
+            (`autopeft.space.whole`).
         methods: Names of the methods that may be used, in the order of the table.
         attention_sites: Where a method for attention may sit: ``qv`` (queries and values), ``all``.
         block_sites: Where a method that comes after sublayers may sit: ``ffn`` (after the feed-forward block, as
@@ -39,6 +40,7 @@ class SpaceValues:
         ceiling: What stands in for the limit where there is none, as a share of the base model's parameters.
         max_share: A limit of the space's own, as a share of the base model's parameters; None for none.
         uniform: One size for all blocks; then nothing is split or tilted.
+        exclusive: One method at a time: nothing is mixed.
         split: Attention's share of the sized parameters, or None for the same size everywhere.
         start: Depth of the lowest adapted block, as a share of the blocks.
         tilt: How sizes lean to the top: proportional to exp(tilt * z), z from -1 (lowest adapted block) to 1 (top).
@@ -54,7 +56,7 @@ class SpaceValues:
 
     name: str
     methods: tuple[str, ...]
-    encoding: Literal["recipe", "layers"] = "recipe"
+    encoding: Literal["recipe", "layers", "whole"] = "recipe"
     attention_sites: tuple[str, ...] = ATTENTION_SITES
     block_sites: tuple[str, ...] = BLOCK_SITES
     prefix: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 64)
@@ -62,6 +64,7 @@ class SpaceValues:
     ceiling: float = 0.02
     max_share: float | None = None
     uniform: bool = False
+    exclusive: bool = False
     split: Range | None = (0.1, 0.9)
     start: Range = (0.0, 0.9)
     tilt: Range = (-2.0, 2.0)
@@ -96,6 +99,9 @@ class SpaceValues:
         values["sizes"] = {method: list(sizes) for method, sizes in self.sizes}
         if self.split is None:
             values["split"] = "natural"
+        if not self.exclusive:
+            # Left out where it says nothing, so that the fingerprints of older spaces stay.
+            del values["exclusive"]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def _table_rate(self, method: str) -> Rate:
@@ -184,6 +190,7 @@ def _read(values: Any, prefix: str) -> tuple[Fields, SpaceValues | None]:
         ceiling=fields.number("ceiling", plain.ceiling, low=1e-6, high=1.0),
         max_share=fields.number("max_share", None, low=1e-6, high=1.0),
         uniform=fields.flag("uniform", False),
+        exclusive=fields.flag("exclusive", False),
         split=fields.take("split", _split, plain.split, "Write [0.1, 0.9], or natural for one size everywhere."),
         start=span("start", plain.start, 0.0, 1.0),
         tilt=span("tilt", plain.tilt, -4.0, 4.0),
@@ -202,6 +209,14 @@ def _read(values: Any, prefix: str) -> tuple[Fields, SpaceValues | None]:
 
 def _cross_check(fields: Fields, space: SpaceValues) -> None:
     """Rules between fields."""
+    for name in space.methods:
+        method = METHODS[name]
+        if method.unsearchable is not None:
+            fields.problem("methods", name, f"is not searched: {method.unsearchable}", "Leave it out.")
+        elif method.whole != (space.encoding == "whole"):
+            kind = "about the whole model" if method.whole else "a method on single modules"
+            step = "Give it a space with encoding: whole." if method.whole else "Use encoding: recipe."
+            fields.problem("methods", name, f"is {kind}, which the {space.encoding} encoding cannot hold", step)
     if space.encoding == "layers":
         strange = [name for name in space.methods if METHODS[name].size is None or "attention" in METHODS[name].slots]
         if strange:

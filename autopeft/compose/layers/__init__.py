@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from autopeft.compose.layers.bias import BiasPart
-from autopeft.compose.layers.bottleneck import ParallelPart, SerialPart
+from autopeft.compose.layers.bottleneck import CompacterPart, ParallelPart, SerialPart
 from autopeft.compose.layers.dropout import AdapterDropout, reseed
 from autopeft.compose.layers.part import OwnPart, Place
 from autopeft.compose.layers.prefix import PrefixPart
+from autopeft.compose.layers.scale import ScalePart
 
 __all__ = ["LAYERS", "AdapterDropout", "OwnPart", "Place", "reseed"]
 
@@ -15,4 +16,6 @@ LAYERS: dict[str, type[OwnPart]] = {
     "parallel": ParallelPart,
     "prefix": PrefixPart,
     "bias": BiasPart,
+    "ssf": ScalePart,
+    "compacter": CompacterPart,
 }

@@ -1,0 +1,84 @@
+"""The table of methods as a page: ``python -m autopeft.methods.page > docs/methods.md``."""
+
+from __future__ import annotations
+
+import sys
+
+from autopeft.methods import METHODS, Method
+
+HEAD = """# Methods
+
+Made from the table in `autopeft/methods` by `make docs`; do not edit it here.
+
+`autopeft ls methods` prints the same in the terminal, `--json` with everything. What a row claims is tested for every
+method (`tests/test_methods.py`): parameters by formula equal those that were built, reload is exact in a fresh process,
+merging is exact where claimed, plain peft loads what is lowered.
+
+- **sits on**: `attention` and `block` methods change linear layers, `extra` ones biases and norms, `prefix` what
+  attention sees; all of these mix in one adapter. `whole model` methods share state between layers or are prompts, and
+  are searched alone (`--space whole`).
+- **size**: the knob that spends parameters. **starts as base**: before training the model is unchanged.
+- **targets**: what can load an adapter of this method alone. `peft`: plain peft, at any mixture of sizes; methods
+  without it are saved as plain peft too when all sizes are equal. `merged`: folded into the weights. `vllm`: its rules
+  for LoRA.
+- **base**: `shared` when the layer only adds to the frozen module's own output, so that several adapters can share it.
+- **4/8 bit**: was run on bitsandbytes' quantised bases. **tier**: 1 in the default space, 2 by name, 3 experimental.
+"""
+
+
+def markdown() -> str:
+    """The page."""
+    searched = [row for row in METHODS.values() if row.unsearchable is None]
+    left = [row for row in METHODS.values() if row.unsearchable is not None]
+    lines = [
+        HEAD,
+        f"## {len(searched)} methods that can be searched",
+        "",
+        "| method | family | sits on | size | other knobs | learning rate | starts as base | merges | targets | base "
+        "| 4/8 bit | tier | paper |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(method) for method in searched),
+        "",
+        f"## {len(left)} that are not",
+        "",
+        "| method | family | why not | paper |",
+        "|---|---|---|---|",
+        *(f"| `{row.name}` | {row.family} | {row.unsearchable} | {_paper(row)} |" for row in left),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(method: Method) -> str:
+    knobs = [f"{name} {_values(method.choices.get(name, (value,)))}" for name, value in method.defaults.items()]
+    cells = (
+        f"`{method.name}`",
+        method.family,
+        "whole model" if method.whole else ", ".join(method.slots),
+        method.size or "",
+        "; ".join(knobs),
+        f"{method.rate.low:g} to {method.rate.high:g}",
+        _yes(method.identity),
+        _yes(method.mergeable),
+        ", ".join(sorted(method.targets)),
+        method.base,
+        _yes(method.quantised),
+        str(method.tier),
+        _paper(method),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _values(values: tuple[object, ...]) -> str:
+    return "/".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _paper(method: Method) -> str:
+    return f"[{method.paper.title}]({method.paper.link})"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

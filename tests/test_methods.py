@@ -1,0 +1,287 @@
+"""The contract of the table of methods: every row that a search may choose is built, trained, stored and read back."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from compose_models import (
+    alone,
+    base_logits,
+    build,
+    carrier_of,
+    config_for,
+    logits_of,
+    loss_of,
+    rows,
+    run_script,
+    save_tiny,
+    shake,
+    train_steps,
+    training,
+)
+from peft import PeftModel, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModel
+
+from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.base import Carrier, checksum
+from autopeft.compose.lower import lower
+from autopeft.compose.store import load_adapter, save_adapter
+from autopeft.inspect import module_map
+from autopeft.methods import METHODS
+from autopeft.space.configuration import Configuration, Part
+
+KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causal_lm"}
+HEADS = {"bert": "mean", "llama": "lm", "gpt2": "lm"}
+HOSTED = [name for name, method in METHODS.items() if method.hosted]
+SEARCHABLE = [name for name, method in METHODS.items() if method.unsearchable is None]
+PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning")
+NO_PLACE = {
+    # Their weights are stored the other way round, and most layers of peft read them as torch stores them.
+    "gpt2": {
+        name
+        for name in SEARCHABLE
+        if METHODS[name].peft_type
+        not in (None, "LORA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+    },
+    # No biases.
+    "llama": {"bias", "ssf", "beft"},
+    "bert": set[str](),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: save_tiny(name, root / name) for name in KINDS}
+
+
+@pytest.fixture(scope="module")
+def carriers(folders: dict[str, Path]) -> dict[str, Carrier]:
+    return {name: carrier_of(folders[name], KINDS[name], HEADS[name]) for name in KINDS}
+
+
+@pytest.mark.parametrize("method", SEARCHABLE)
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_what_the_table_says(carriers: dict[str, Carrier], name: str, method: str, tmp_path: Path) -> None:
+    carrier, row = carriers[name], METHODS[method]
+    configuration = alone(module_map(carrier.model), method, dropout=0.1)
+    assert bool(configuration.sites) == (method not in NO_PLACE[name])
+    if not configuration.sites:
+        pytest.skip(f"{method} has no place in {name}")
+    before = checksum(carrier)
+    # Building it compares the formula with what is trainable, and the modules with what was asked for.
+    adapted = build(carrier, configuration)
+    assert adapted.adapter_params > 0
+    assert {p.dtype for p in adapted.trained().values()} == {torch.float32}
+    bare = base_logits(carrier, adapted)
+    same = torch.allclose(logits_of(adapted), bare, atol=2e-6 * float(bare.abs().max()) + 1e-7, rtol=1e-5)
+    assert same == row.identity
+    start = {key: p.detach().clone() for key, p in adapted.trained().items()}
+    reached = gradients_reach(adapted)
+    train_steps(adapted)
+    still = {key for key, p in adapted.trained().items() if torch.equal(p, start[key])}
+    assert not still & reached
+    assert len(reached) >= 0.95 * len(start)
+    assert checksum(carrier) == before
+    after = logits_of(adapted)
+    if method not in PROMPTS:
+        with adapted.model.disable_adapter():
+            off = logits_of(adapted)
+        assert torch.equal(off, base_logits(carrier, adapted))
+    weights = save_adapter(adapted, tmp_path / "adapter", meta={})
+    again = load_adapter(carrier, tmp_path / "adapter")
+    assert torch.equal(logits_of(again), after)
+    assert again.adapter_params == adapted.adapter_params
+    assert save_adapter(again, tmp_path / "again", meta={}) == weights
+
+
+def gradients_reach(adapted: AdaptedModel) -> set[str]:
+    """Tensors that the data reaches: after a few steps their gradient is more than rounding."""
+    twin = copy.deepcopy(adapted)
+    optimizer = torch.optim.AdamW(list(twin.trained().values()), lr=1e-2)
+    found: set[str] = set()
+    twin.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(twin).backward()
+        found |= {key for key, p in twin.trained().items() if p.grad is not None and float(p.grad.abs().max()) > 1e-10}
+        optimizer.step()
+    return found
+
+
+@pytest.mark.parametrize("method", SEARCHABLE)
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_merging_is_exact_where_claimed_and_refused_elsewhere(folders: dict[str, Path], name: str, method: str) -> None:
+    # Merging may write into the base: each test has its own.
+    carrier = carrier_of(folders[name], KINDS[name], HEADS[name])
+    configuration = alone(module_map(carrier.model), method)
+    if not configuration.sites:
+        pytest.skip(f"{method} has no place in {name}")
+    row = METHODS[method]
+    assert row.mergeable == ("merged" in row.targets)
+    adapted = build(carrier, configuration)
+    train_steps(adapted)
+    expected = logits_of(adapted)
+    if not row.mergeable:
+        if not row.whole:
+            with pytest.raises(ValueError, match=method):
+                adapted.model.merge_and_unload()
+        return
+    merged = adapted.model.merge_and_unload()
+    plain = AdaptedModel(carrier, Configuration((), training()), merged, adapted.head)
+    difference = (logits_of(plain) - expected).abs().max() / expected.abs().max()
+    assert float(difference) < 1e-5
+    assert {type(module) for module in merged.modules()} == {type(module) for module in carrier.model.modules()}
+
+
+@pytest.mark.parametrize("method", SEARCHABLE)
+def test_it_trains_on_a_bfloat16_base(folders: dict[str, Path], method: str, tmp_path: Path) -> None:
+    carrier = carrier_of(folders["bert"], KINDS["bert"], "mean", dtype="bfloat16")
+    adapted = build(carrier, alone(module_map(carrier.model), method))
+    start = {key: p.detach().clone() for key, p in adapted.trained().items()}
+    before = checksum(carrier)
+    train_steps(adapted, autocast=True)
+    assert any(not torch.equal(p, start[key]) for key, p in adapted.trained().items() if not key.startswith("head"))
+    with torch.autocast("cpu", torch.bfloat16):
+        after = logits_of(adapted)
+        assert torch.isfinite(after).all()
+        save_adapter(adapted, tmp_path / "adapter", meta={})
+        assert torch.equal(logits_of(load_adapter(carrier, tmp_path / "adapter")), after)
+    assert checksum(carrier) == before
+
+
+@pytest.mark.parametrize("method", HOSTED)
+def test_two_adapters_of_a_method_switch_exactly(folders: dict[str, Path], method: str, tmp_path: Path) -> None:
+    def base() -> AutoModel:
+        return AutoModel.from_pretrained(folders["bert"], attn_implementation="eager").eval()
+
+    def hidden(model: PeftModel) -> torch.Tensor:
+        ids, mask = rows()
+        with torch.no_grad():
+            return model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    expected = []
+    for number in (0, 1):
+        model = get_peft_model(base(), config_for(base(), method, size=number))
+        shake(model, number)
+        expected.append(hidden(model))
+        model.save_pretrained(tmp_path / str(number))
+    both = PeftModel.from_pretrained(base(), str(tmp_path / "0"), adapter_name="first")
+    both.load_adapter(str(tmp_path / "1"), adapter_name="second")
+    for adapter, wanted in (("first", expected[0]), ("second", expected[1]), ("first", expected[0])):
+        both.set_adapter(adapter)
+        assert torch.equal(hidden(both), wanted)
+
+
+READ_ALL = """
+import json, sys, torch
+from pathlib import Path
+from safetensors.torch import load_file
+{first}
+model, root = sys.argv[1:3]
+data = load_file(Path(root) / "inputs.safetensors")
+found = {{}}
+for folder in sorted(Path(root).iterdir()):
+    if folder.is_dir():
+        found[folder.name] = read(model, folder, data)
+print(json.dumps(found))
+"""
+WITH_AUTOPEFT = """
+from autopeft.compose.base import attach, load_base
+from autopeft.compose.store import load_adapter
+base = load_base(model_folder := sys.argv[1], kind="sequence_classification")
+carrier = attach(base, head="mean", labels=3)
+
+def read(model, folder, data):
+    with torch.no_grad():
+        logits = load_adapter(carrier, folder)(data["ids"], data["mask"])
+    return float((logits - data[folder.name]).abs().max())
+"""
+WITH_PEFT = """
+sys.modules["autopeft"] = None
+from peft import PeftModel
+from transformers import AutoModel
+
+def read(model, folder, data):
+    base = AutoModel.from_pretrained(model, attn_implementation="eager")
+    adapted = PeftModel.from_pretrained(base, folder).eval()
+    with torch.no_grad():
+        hidden = adapted(input_ids=data["ids"], attention_mask=data["mask"]).last_hidden_state
+    return float((hidden - data[folder.name]).abs().max())
+"""
+
+
+def stored(carrier: Carrier, root: Path, outputs: Callable[[AdaptedModel], torch.Tensor], names: list[str]) -> None:
+    """A folder of trained adapters, one for each method, with what a reader must reproduce."""
+    ids, mask = rows()
+    tensors = {"ids": ids, "mask": mask}
+    for method in names:
+        adapted = build(carrier, alone(module_map(carrier.model), method))
+        train_steps(adapted)
+        save_adapter(adapted, root / method, meta={})
+        tensors[method] = outputs(adapted).contiguous()
+    save_file(tensors, root / "inputs.safetensors")
+
+
+def test_a_fresh_process_reads_all_of_them(
+    carriers: dict[str, Carrier], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    stored(carriers["bert"], tmp_path, logits_of, SEARCHABLE)
+    found = json.loads(run_script(READ_ALL.format(first=WITH_AUTOPEFT), folders["bert"], tmp_path))
+    assert found == dict.fromkeys(SEARCHABLE, 0.0)
+
+
+def test_peft_alone_reads_all_that_is_lowered(
+    carriers: dict[str, Carrier], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    carrier = carriers["bert"]
+    modules = module_map(carrier.model)
+    lowered = [name for name in SEARCHABLE if lower(alone(modules, name), carrier) is not None]
+    # At one size everywhere; who promises plain peft at any sizes says so by a target.
+    assert {name for name in SEARCHABLE if "peft" in METHODS[name].targets} <= set(lowered)
+    assert {name for name in SEARCHABLE if METHODS[name].layer is not None}.isdisjoint(lowered)
+
+    def hidden(adapted: AdaptedModel) -> torch.Tensor:
+        ids, mask = rows()
+        with torch.no_grad():
+            return adapted.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    stored(carrier, tmp_path, hidden, lowered)
+    found = json.loads(run_script(READ_ALL.format(first=WITH_PEFT), folders["bert"], tmp_path))
+    assert found == dict.fromkeys(lowered, 0.0)
+
+
+@pytest.mark.parametrize("method", [name for name in HOSTED if "peft" in METHODS[name].targets])
+def test_the_target_peft_is_kept_at_any_sizes(carriers: dict[str, Carrier], method: str) -> None:
+    modules, row = module_map(carriers["bert"].model), METHODS[method]
+    sites = [site for site in modules.sites if row.fits(site)]
+    parts = {}
+    for number, site in enumerate(sites):
+        sizes = row.sizes(site) if row.size else ()
+        parts[site.name] = [Part.of(method, row.knobs(site, sizes[number % len(sizes)] if sizes else None))]
+    assert lower(Configuration.of(parts, training()), carriers["bert"]) is not None
+
+
+def test_the_table_is_complete_and_consistent() -> None:
+    assert len(METHODS) >= 45
+    for name, row in METHODS.items():
+        assert row.name == name
+        assert row.paper.link.startswith("https://")
+        assert row.paper.title
+        assert 0 < row.rate.low <= row.rate.default <= row.rate.high
+        assert row.hosted == (bool(row.slots) and row.unsearchable is None)
+        assert (row.unsearchable is not None) or row.whole or row.slots
+        if row.hosted:
+            assert (row.layer is None) != (row.peft_type is None)
+        for knob, options in row.choices.items():
+            assert row.defaults[knob] in options
+    from peft import PeftType
+
+    # Every method that peft knows has a row, or is a variant of one.
+    assert {row.peft_type for row in METHODS.values()} >= {kind.value for kind in PeftType}
