@@ -92,14 +92,14 @@ def arbitrary(modules: ModuleMap, seed: int, dropout: float = 0.0) -> Configurat
         for site in modules.sites:
             fitting = [method for method in METHODS.values() if method.fits(site)]
             chosen = rng.sample(fitting, min(len(fitting), rng.choice((0, 0, 1, 1, 2, 3))))
-            # Layer-norm tuning trains a copy of the module itself, so it is the innermost part.
-            for method in sorted(chosen, key=lambda method: method.name != "layernorm"):
+            for method in sorted(chosen, key=lambda method: not method.innermost):
                 size = rng.choice(method.sizes(site)) if method.size else None
                 knobs = method.knobs(site, size)
                 if "scale" in knobs:
                     knobs["scale"] = rng.choice((0.5, 1.0, 2.0, 4.0))
                 used = {part.method for part in sites.get(site.name, [])}
-                if not any(tensor_prefix(method.name) == tensor_prefix(other) for other in used):
+                alone = method.innermost and any(METHODS[other].innermost for other in used)
+                if not alone and not any(tensor_prefix(method.name) == tensor_prefix(other) for other in used):
                     sites.setdefault(site.name, []).append(Part.of(method.name, knobs))
     return Configuration.of(sites, training(dropout))
 
@@ -145,8 +145,10 @@ def rows(length: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
 def base_logits(carrier: Carrier, adapted: AdaptedModel) -> torch.Tensor:
     """What the bare base gives, through the adapted model's own head."""
     ids, mask = rows()
+    # As the adapted model is asked: a cache changes the order of sums.
+    more = {"use_cache": False} if carrier.head == "lm" else {}
     with torch.no_grad():
-        output = carrier.model(input_ids=ids, attention_mask=mask)
+        output = carrier.model(input_ids=ids, attention_mask=mask, **more)
         if adapted.head is None:
             return output.logits
         return adapted.classify(adapted.pool(output.last_hidden_state, mask))

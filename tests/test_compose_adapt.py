@@ -291,7 +291,7 @@ def test_what_cannot_be_built_is_a_failure_of_the_configuration(bert: Carrier) -
     dora = Part.of("dora", {"r": 2, "scale": 1.0})
     cases = {
         "no place": {"encoder.layer.9.nothing": [lora]},
-        "both lora and dora": {name: [lora, dora]},
+        "tensors have the same names": {name: [lora, dora]},
         "twice": {name: [lora, lora]},
         "no prefix": {name: [Part.of("prefix", {"length": 2})]},
         "innermost": {

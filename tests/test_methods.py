@@ -87,7 +87,8 @@ def test_it_is_what_the_table_says(carriers: dict[str, Carrier], name: str, meth
     train_steps(adapted)
     still = {key for key, p in adapted.trained().items() if torch.equal(p, start[key])}
     assert not still & reached
-    assert len(reached) >= 0.95 * len(start)
+    # What is added to all keys alike has no effect: a bias of the keys, for example.
+    assert len(reached) >= 0.8 * len(start)
     assert checksum(carrier) == before
     after = logits_of(adapted)
     if method not in PROMPTS:
@@ -148,11 +149,13 @@ def test_it_trains_on_a_bfloat16_base(folders: dict[str, Path], method: str, tmp
     before = checksum(carrier)
     train_steps(adapted, autocast=True)
     assert any(not torch.equal(p, start[key]) for key, p in adapted.trained().items() if not key.startswith("head"))
+    save_adapter(adapted, tmp_path / "adapter", meta={})
+    again = load_adapter(carrier, tmp_path / "adapter")
     with torch.autocast("cpu", torch.bfloat16):
         after = logits_of(adapted)
-        assert torch.isfinite(after).all()
-        save_adapter(adapted, tmp_path / "adapter", meta={})
-        assert torch.equal(logits_of(load_adapter(carrier, tmp_path / "adapter")), after)
+    assert torch.isfinite(after).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(logits_of(again), after)
     assert checksum(carrier) == before
 
 

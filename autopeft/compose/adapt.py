@@ -16,9 +16,18 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from autopeft.compose.base import Carrier, seeded, skeleton
-from autopeft.compose.host import ADAPTER, HybridConfig, is_tuner_layer, kept_modules, part_parameters, register
+from autopeft.compose.host import (
+    ADAPTER,
+    HybridConfig,
+    freeze_constants,
+    is_tuner_layer,
+    kept_modules,
+    own_dropouts,
+    part_parameters,
+    register,
+)
 from autopeft.compose.layers.dropout import AdapterDropout, record, replayed, reseed
-from autopeft.compose.whole import intended_modules, virtual_tokens, whole_config
+from autopeft.compose.whole import exact_prompt, intended_modules, virtual_tokens, whole_config
 from autopeft.errors import TrialFailure
 from autopeft.space.configuration import WHOLE, Configuration
 from autopeft.space.modules import ModuleMap
@@ -143,8 +152,9 @@ class AdaptedModel(nn.Module):
         for module in self.children():
             module.train(False)
         for module in self.modules():
-            # DoRA asks its own layer whether to expect dropout. Only the flag: the frozen module inside stays in eval.
-            if is_tuner_layer(module) or isinstance(module, AdapterDropout):
+            # DoRA asks its own layer whether to expect dropout, PVeRA whether to draw. Only the flag: the frozen module
+            # inside stays in eval. LoHa and LoKr would draw a number in every pass for a dropout that is not in use.
+            if (is_tuner_layer(module) and not hasattr(module, "rank_dropout")) or isinstance(module, AdapterDropout):
                 module.training = mode
         return self
 
@@ -243,10 +253,14 @@ def _with_parts(model: nn.Module, carrier: Carrier, configuration: Configuration
             warnings.filterwarnings("ignore", message="Unsupported layer type")
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
             if configuration.whole is None:
-                return get_peft_model(model, hybrid_config(carrier, configuration, modules), adapter_name=ADAPTER)
+                adapted = get_peft_model(model, hybrid_config(carrier, configuration, modules), adapter_name=ADAPTER)
+                freeze_constants(adapted)
+                return adapted
             config = whole_config(configuration.whole, modules, carrier, dropout=configuration.training.dropout)
             adapted = get_peft_model(model, config, adapter_name=ADAPTER)
             adapted.autopeft_whole = configuration.whole.method
+            own_dropouts(adapted)
+            exact_prompt(adapted, ADAPTER)
             return adapted
     except (ValueError, NotImplementedError, TypeError) as error:
         raise TrialFailure("unsupported", str(error), infeasible=True) from error

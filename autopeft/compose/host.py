@@ -34,7 +34,9 @@ __all__ = [
     "TASK_TYPES",
     "HybridConfig",
     "HybridModel",
+    "freeze_constants",
     "kept_modules",
+    "own_dropouts",
     "part_parameters",
     "register",
     "stock_config",
@@ -389,6 +391,15 @@ def part_parameters(model: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[
                     yield method, f"{path}.{inner}", parameter
 
 
+def freeze_constants(model: nn.Module, adapter: str = ADAPTER) -> None:
+    """Freeze what an adapter's layers hold as parameters and never train; peft thaws it when it changes their type."""
+    for layer in model.modules():
+        for name in getattr(layer, "other_param_names", ()):
+            container = getattr(layer, name, None)
+            if isinstance(container, nn.ParameterDict) and adapter in container:
+                container[adapter].requires_grad_(False)
+
+
 def kept_modules(model: nn.Module, adapter: str = ADAPTER) -> dict[str, nn.Module]:
     """Trained copies of task layers (peft's modules to save), by full name."""
     return {
@@ -413,9 +424,11 @@ def _check_fit(model: nn.Module, config: HybridConfig) -> None:
         tensors = [tensor_prefix(method) for method in used if method in METHODS]
         if len(set(tensors)) < len(tensors) and len(set(used)) == len(used):
             problems.append(f"{name} asks for methods whose tensors have the same names ({' and '.join(used)})")
-        if "layernorm" in used[1:]:
-            # peft trains a copy of what it wraps: with another part inside, that part would be copied as well.
-            problems.append(f"{name} asks for layernorm outside of another part: it must be the innermost")
+        # They compute from the frozen weight itself, or train a copy of what they wrap: a part inside would be lost.
+        outside = [method for method in used[1:] if method in METHODS and METHODS[method].innermost]
+        problems += [
+            f"{name} asks for {method} outside of another part: it must be the innermost" for method in outside
+        ]
     if problems:
         raise ValueError("the hybrid adapter does not fit: " + "; ".join(problems))
 
@@ -453,6 +466,13 @@ def _outside(parent: nn.Module, name: str, inner: nn.Module | None) -> list[tupl
         chain.append((parent, name))
         parent, name = getattr(parent, name), "base_layer"
     return chain[::-1]
+
+
+def own_dropouts(model: nn.Module, adapter: str = ADAPTER) -> None:
+    """Put our own dropout into every layer of an adapter: switched on without the base's, and seeded."""
+    for layer in list(model.modules()):
+        if isinstance(layer, BaseTunerLayer):
+            _own_dropout(layer, adapter)
 
 
 def _own_dropout(layer: nn.Module, adapter: str) -> None:

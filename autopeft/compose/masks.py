@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.methods.sparse import MASK_SEED
+
 __all__ = ["MASKS"]
 
 Rule = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def _random(weight: torch.Tensor, count: int) -> torch.Tensor:
-    # The global generator: its seed is the trial's.
-    return torch.randperm(weight.numel())[:count]
+    # As peft chooses them with this seed, so that plain peft finds them again.
+    return torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(MASK_SEED))[:count]
 
 
 def _smallest(weight: torch.Tensor, count: int) -> torch.Tensor:
@@ -32,7 +34,7 @@ def _as_mask(rule: Rule) -> Callable[..., torch.Tensor]:
         weight = base_layer.weight
         count = int(r) * sum(weight.shape)
         # Without values any choice has the right number of weights, and nothing else is asked of it.
-        chosen = torch.arange(count) if weight.is_meta else rule(weight, count)
+        chosen = torch.arange(count, device="cpu") if weight.is_meta else rule(weight, count)
         with torch.device("cpu" if weight.is_meta else weight.device):
             flat = torch.zeros(weight.numel())
             flat[chosen.to(flat.device)] = 1.0

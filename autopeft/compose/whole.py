@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+import torch
+from peft import PeftConfig, PeftModel, PromptEncoder
 
 from autopeft.compose.base import Carrier
 from autopeft.compose.host import TASK_TYPES, stock_config
@@ -14,7 +15,7 @@ from autopeft.methods.whole import adapted_sites
 from autopeft.space.configuration import Part
 from autopeft.space.modules import ModuleMap
 
-__all__ = ["intended_modules", "virtual_tokens", "whole_config"]
+__all__ = ["exact_prompt", "intended_modules", "virtual_tokens", "whole_config"]
 
 LENGTHENING = ("PROMPT_TUNING", "P_TUNING")
 """Prompts that stand before the row's own tokens; a prefix of keys and values does not lengthen what comes out."""
@@ -51,6 +52,22 @@ def inside_block(name: str) -> str:
     steps = name.split(".")
     numbers = [place for place, step in enumerate(steps) if step.isdigit()]
     return ".".join(steps[numbers[-1] + 1 :]) if numbers else name
+
+
+class ExactPrompt(PromptEncoder):
+    """p-tuning's encoder in float32 also under autocast: the prompt that is stored is the one that was used."""
+
+    def forward(self, indices: torch.Tensor) -> torch.Tensor:
+        """`[rows, tokens]` -> `[rows, tokens, width]`."""
+        with torch.autocast(indices.device.type, enabled=False):
+            return super().forward(indices)
+
+
+def exact_prompt(model: PeftModel, adapter: str) -> None:
+    """Make a model's p-tuning encoder, where it has one, an `ExactPrompt`."""
+    encoder = getattr(model, "prompt_encoder", {})
+    if adapter in encoder and type(encoder[adapter]) is PromptEncoder:
+        encoder[adapter].__class__ = ExactPrompt
 
 
 def virtual_tokens(model: PeftModel, adapter: str) -> int:

@@ -106,6 +106,9 @@ class LiveBytes(TorchDispatchMode):
                 self._visit(item, before=before)
 
     def _meet(self, tensor: Tensor, *, before: bool) -> None:
+        if tensor.layout is not torch.strided:
+            # A sparse tensor has no storage of its own: its indices and values are tensors, and are met as such.
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         size = storage.nbytes()

@@ -28,6 +28,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REFERENCE_SIZE = 64
 """Size of the parts of the reference configurations that bound all smaller ones."""
 
+ESTIMATE = 1.5
+"""Caution for methods that cannot be predicted, over the dearest one that can."""
+
 STATE_BYTES = 16
 """Per trainable parameter: weight, gradient and two moments of AdamW, all float32."""
 
@@ -139,6 +142,8 @@ class MemoryModel:
         return self._carrier
 
     def _run(self, configuration: Configuration, rows: int) -> Peak:
+        if not all(METHODS[method].predictable for method in configuration.methods):
+            return self._estimate(configuration, rows)
         carrier = self.carrier()
         bare = all(METHODS[method].builds_on_meta for method in configuration.methods)
         # Parts that cannot be made on the meta device are made on the processor; peft then moves them to the base's.
@@ -157,6 +162,15 @@ class MemoryModel:
             token_types=getattr(carrier.model.config, "type_vocab_size", 0) > 1,
             answers=max(1, round(self._answers * rows * (self._length - 1))),
         )
+
+    def _estimate(self, configuration: Configuration, rows: int) -> Peak:
+        """For methods whose step needs values: half as much again as DoRA needs, on every linear module."""
+        dora = METHODS["dora"]
+        sites = {site.name: [Part.of("dora", dora.knobs(site, 1))] for site in self._modules.sites if dora.fits(site)}
+        training = Training((("dora", 1e-3),), 1e-3, rows, configuration.training.dropout)
+        like = self._run(Configuration.of(sites, training), rows)
+        own = STATE_BYTES * configuration.adapter_params(self._modules)
+        return Peak(int(ESTIMATE * like.bytes) + own, like.phases, like.held + own, like.end + own)
 
 
 def predict_step(

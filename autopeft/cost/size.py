@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from autopeft.methods import METHODS
-from autopeft.space.configuration import Configuration
+from autopeft.space.configuration import WHOLE, Configuration
 from autopeft.space.modules import ModuleMap
 
 __all__ = ["adapter_bytes"]
@@ -34,9 +36,8 @@ def adapter_bytes(configuration: Configuration, modules: ModuleMap, head_params:
     """
     if head_params < 0:
         raise ValueError("counts cannot be negative")
-    parts = [(name, part) for name, part in configuration.parts()]
-    numbers = sum(
-        METHODS[part.method].stored * Configuration.of({name: [part]}, configuration.training).adapter_params(modules)
-        for name, part in parts
-    )
+    by_name: dict[str, Any] = {WHOLE: modules, **{site.name: site for site in modules.sites}}
+    parts = list(configuration.parts())
+    numbers = FLOAT_BYTES * configuration.adapter_params(modules)
+    numbers += sum(METHODS[part.method].extra_bytes(by_name[name], dict(part.knobs)) for name, part in parts)
     return numbers + FLOAT_BYTES * head_params + PART_BYTES * len(parts) + FOLDER_BYTES

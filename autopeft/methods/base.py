@@ -95,9 +95,11 @@ class Method:
         dropout: Field of the stock config for dropout on the input, or None where there is none.
         layer: The key of an own layer in `autopeft.compose.layers`; None for stock methods.
         needs_attention_interface: Works only where the model calls attention through transformers' interface.
+        innermost: Whether it replaces the module's own computation, so that no other part can sit inside of it.
         base: ``shared`` when the layer only adds to the base module's own output; ``own`` otherwise.
-        stored: Bytes on disk per adapter parameter; more than a float's where positions are stored as well.
+        extra_bytes: `(site, knobs) -> bytes` on disk beside the parameters: positions of single weights, norms.
         quantised: Whether it was run on 4-bit and on 8-bit bases (bitsandbytes).
+        predictable: Whether a training step of it runs on tensors without values, so that its memory is known exactly.
         builds_on_meta: Whether it can be built without weights on torch's meta device.
         choices: Other knobs and their legal values.
         whole: Whether it is about the whole model and cannot be mixed: shared state, or a prompt.
@@ -127,8 +129,10 @@ class Method:
     layer: str | None = None
     needs_attention_interface: bool = False
     base: Literal["shared", "own"] = "shared"
-    stored: int = 4
+    innermost: bool = False
+    extra_bytes: Callable[[Any, Knobs], int] = lambda site, knobs: 0
     quantised: bool = False
+    predictable: bool = True
     builds_on_meta: bool = True
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     whole: bool = False

@@ -23,4 +23,5 @@ GLORA = on_linear(
     peft_type="GLORA",
     stock=lambda knobs: {"r": knobs["r"]},
     base="own",
+    innermost=True,
 )

@@ -20,5 +20,6 @@ LAYERNORM = Method(
     peft_type="LN_TUNING",
     stock=lambda knobs: {},
     base="own",
+    innermost=True,
     quantised=True,
 )

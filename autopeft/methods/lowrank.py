@@ -86,6 +86,8 @@ DELORA = on_linear(
     targets=frozenset({"peft", "merged"}),
     peft_type="DELORA",
     stock=lambda knobs: {"r": knobs["r"], "delora_lambda": knobs["bound"]},
+    # The norms of the frozen weight's columns.
+    extra_bytes=lambda site, knobs: 4 * site.in_features,
     patterns={"r": "rank_pattern", "delora_lambda": "lambda_pattern"},
 )
 

@@ -89,6 +89,7 @@ HRA = on_linear(
     peft_type="HRA",
     stock=lambda knobs: {"r": knobs["r"]},
     base="own",
+    innermost=True,
 )
 
 PSOFT = on_linear(
@@ -100,7 +101,8 @@ PSOFT = on_linear(
     rate=Rate(3e-4, 3e-3, 2e-2),
     count=_count_psoft,
     size="r",
-    sizes=half_rank,
+    # A rotation needs two directions.
+    sizes=lambda site: half_rank(site)[1:],
     peft_type="PSOFT",
     stock=_psoft,
     dropout="psoft_dropout",

@@ -6,12 +6,15 @@ from typing import Any
 
 from autopeft.methods.base import Knobs, Paper, Rate, SiteShape, half_rank, low_rank, on_linear
 
+MASK_SEED = 20_240_613
+
 PARTS_PER_MILLE = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100)
 
 
 def _mask(knobs: Knobs) -> dict[str, Any]:
-    # The rule by which weights are chosen is no field of peft's config: the host hands it over.
-    return {"r": knobs["r"], "mask": knobs["mask"]}
+    # The rule by which weights are chosen is no field of peft's config: the host hands it over. A fixed seed lets plain
+    # peft choose the same ones at random; modules of one shape then train the same places.
+    return {"r": knobs["r"], "mask": knobs["mask"], "random_seed": MASK_SEED}
 
 
 def _super(knobs: Knobs) -> dict[str, Any]:
@@ -40,7 +43,8 @@ SHIRA = on_linear(
     peft_type="SHIRA",
     stock=_mask,
     base="own",
-    stored=12,
+    innermost=True,
+    predictable=False,
     quantised=True,
 )
 
@@ -57,7 +61,8 @@ PAFI = on_linear(
     peft_type="SHIRA",
     stock=_mask,
     base="own",
-    stored=12,
+    innermost=True,
+    predictable=False,
 )
 
 SUPERTUNING = on_linear(
@@ -73,7 +78,8 @@ SUPERTUNING = on_linear(
     peft_type="SUPERTUNING",
     stock=_super,
     base="own",
-    stored=8,
+    innermost=True,
+    extra_bytes=lambda site, knobs: 4 * _count_super(site, knobs),
 )
 
 OSF = on_linear(

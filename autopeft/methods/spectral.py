@@ -71,6 +71,7 @@ WAVEFT = on_linear(
     peft_type="WAVEFT",
     stock=_wavelet,
     patterns={"n_frequency": "n_frequency_pattern"},
+    predictable=False,
 )
 
 C3A = on_linear(

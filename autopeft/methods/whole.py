@@ -184,6 +184,7 @@ VBLORA = _whole(
     peft_type="VBLORA",
     stock=_vblora,
     dropout="vblora_dropout",
+    predictable=False,
 )
 
 UNILORA = _whole(

@@ -73,10 +73,8 @@ def prepare(spec: SearchSpec) -> Prepared:
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
         memory_limit = live_bytes_per_worker(workers)
         if memory_limit is not None:
-            told = [
-                *told,
-                f"each worker may take {memory_limit / 2**30:.1f} GiB of what is free here (--max-memory sets it)",
-            ]
+            share = f"{memory_limit / 2**30:.1f} GiB"
+            told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]
     attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
     return Prepared(
         spec=spec,

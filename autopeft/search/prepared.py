@@ -58,8 +58,8 @@ class Prepared:
         gpu: Whether the workers compute on GPUs.
         precision: Dtype of the frozen base.
         attention: Attention implementation of the base.
-        memory_limit: Live bytes that a trial may take: the budget's limit, or each worker's share of this machine's free
-            memory; None where neither is known.
+        memory_limit: Live bytes that a trial may take: the budget's limit, or each worker's share of what is free on
+            this machine; None where neither is known.
         notes: What was inferred and decided, as sentences.
     """
 

@@ -112,7 +112,7 @@ def scaled(method: Method) -> bool:
 
 def depth_in_site(method: Method) -> int:
     """Rank of a method among the parts of one site, from the inside out."""
-    return min(LAYER_ORDER.index(slot) for slot in method.slots)
+    return -1 if method.innermost else min(LAYER_ORDER.index(slot) for slot in method.slots)
 
 
 def attention_group(name: str, where: str, modules: ModuleMap, legal: Sequence[int] | None) -> Group | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import shutil
 import time
 from collections.abc import Callable
@@ -109,6 +112,8 @@ class Workbench:
                 outcome = Outcome(job, "failed", "error", text[:2000])
         if outcome.status != "ok":
             self._forget()
+        if self.device.type == "cpu":
+            give_back()
         return replace(outcome, seconds=time.monotonic() - began)
 
     def carrier(self, head: str) -> Carrier:
@@ -325,6 +330,13 @@ class Workbench:
 
     def _device_peak(self) -> int | None:
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def give_back() -> None:
+    """Return freed memory to the system: the C library keeps what it was given, and workers share one machine."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def speed_configuration(modules: ModuleMap, kind: str) -> Configuration:
