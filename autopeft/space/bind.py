@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from autopeft.errors import InputError
 from autopeft.space.bound import BoundSpace, Limits
 from autopeft.space.layers import LayersSpace
 from autopeft.space.modules import ModuleMap
 from autopeft.space.recipe import RecipeSpace
+from autopeft.space.structure import StructureSpace
 from autopeft.space.values import SpaceValues
 from autopeft.space.whole import WholeSpace
 from autopeft.spec.budget import TARGETS
@@ -49,9 +52,10 @@ def bind(
         )
     own = None if space.max_share is None else int(space.max_share * modules.base_params)
     limits = Limits(param_limit, max_bytes, own, len(modules.sites))
-    kinds: dict[str, type[RecipeSpace] | type[LayersSpace] | type[WholeSpace]] = {
+    kinds: dict[str, Callable[[SpaceValues, ModuleMap, Limits, str], BoundSpace]] = {
         "recipe": RecipeSpace,
         "layers": LayersSpace,
+        "structure": StructureSpace,
         "whole": WholeSpace,
     }
     return kinds[space.encoding](space, modules, limits, target)

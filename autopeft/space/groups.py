@@ -11,7 +11,7 @@ from autopeft.methods.base import ATTENTION, MLP
 from autopeft.space.configuration import Part
 from autopeft.space.modules import ModuleMap, Site
 
-__all__ = ["LAYER_ORDER", "Cell", "Group", "attention_group", "block_group", "everywhere"]
+__all__ = ["LAYER_ORDER", "Cell", "Group", "attention_group", "block_group", "everywhere", "sizes_and_costs"]
 
 LAYER_ORDER = ("attention", "extra", "block", "prefix")
 """Inner to outer on one site: changes of the weights, of the bias, adapters after the sublayer, what attention sees."""
@@ -161,16 +161,17 @@ def everywhere(method: Method, roles: Iterable[str], modules: ModuleMap, legal: 
         sites = tuple(by_block[block])
         look = tuple((s.role, s.in_features, s.out_features, s.params, s.read_features, s.kv_features) for s in sites)
         if look not in known:
-            known[look] = _sizes_and_costs(method, sites, legal)
+            known[look] = sizes_and_costs(method, sites, legal)
         sizes, costs = known[look]
         if costs:
             cells.append(Cell(block, sites, sizes, costs))
     return Group(method, tuple(cells), modules.blocks) if cells else None
 
 
-def _sizes_and_costs(
+def sizes_and_costs(
     method: Method, sites: Sequence[Site], legal: Sequence[int] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes that are legal at all of some sites, and what each costs there; no sizes for a method of fixed size."""
     if method.size is None:
         return (), (sum(method.count(site, method.knobs(site)) for site in sites),)
     shared = set(method.sizes(sites[0]))

@@ -16,7 +16,8 @@ from autopeft.spec.fields import Fields, read_number, suggest
 __all__ = ["ENCODINGS", "SpaceValues", "resolve", "validate"]
 
 Range = tuple[float, float]
-ENCODINGS = ("recipe", "layers", "whole")
+ENCODINGS = ("recipe", "layers", "structure", "whole")
+UNITS = ("block", "module", "group")
 ATTENTION_SITES = ("qv", "all")
 BLOCK_SITES = ("ffn", "both")
 
@@ -29,8 +30,10 @@ class SpaceValues:
 
     Attributes:
         name: For reports.
-        encoding: ``recipe`` (`autopeft.space.recipe`), ``layers`` (`autopeft.space.layers`) or ``whole``
-            (`autopeft.space.whole`).
+        encoding: ``recipe`` (`autopeft.space.recipe`), ``layers`` (`autopeft.space.layers`),
+            ``structure`` (`autopeft.space.structure`) or ``whole`` (`autopeft.space.whole`).
+        unit: For ``structure``: what takes a size of its own: ``block``, ``module``, or ``group`` (of blocks).
+        groups: For the unit ``group``: the methods of each group, from the lowest on.
         methods: Names of the methods that may be used, in the order of the table.
         attention_sites: Where a method for attention may sit: ``qv`` (queries and values), ``all``.
         block_sites: Where a method that comes after sublayers may sit: ``ffn`` (after the feed-forward block, as
@@ -56,7 +59,7 @@ class SpaceValues:
 
     name: str
     methods: tuple[str, ...]
-    encoding: Literal["recipe", "layers", "whole"] = "recipe"
+    encoding: Literal["recipe", "layers", "structure", "whole"] = "recipe"
     attention_sites: tuple[str, ...] = ATTENTION_SITES
     block_sites: tuple[str, ...] = BLOCK_SITES
     prefix: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 64)
@@ -65,6 +68,8 @@ class SpaceValues:
     max_share: float | None = None
     uniform: bool = False
     exclusive: bool = False
+    unit: Literal["block", "module", "group"] = "block"
+    groups: tuple[tuple[str, ...], ...] = ()
     split: Range | None = (0.1, 0.9)
     start: Range = (0.0, 0.9)
     tilt: Range = (-2.0, 2.0)
@@ -99,9 +104,11 @@ class SpaceValues:
         values["sizes"] = {method: list(sizes) for method, sizes in self.sizes}
         if self.split is None:
             values["split"] = "natural"
-        if not self.exclusive:
-            # Left out where it says nothing, so that the fingerprints of older spaces stay.
-            del values["exclusive"]
+        values["groups"] = [list(group) for group in self.groups]
+        # Left out where they say nothing, so that the fingerprints of older spaces stay.
+        for name, silent in (("exclusive", False), ("unit", "block"), ("groups", [])):
+            if values[name] == silent:
+                del values[name]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def _table_rate(self, method: str) -> Rate:
@@ -191,6 +198,8 @@ def _read(values: Any, prefix: str) -> tuple[Fields, SpaceValues | None]:
         max_share=fields.number("max_share", None, low=1e-6, high=1.0),
         uniform=fields.flag("uniform", False),
         exclusive=fields.flag("exclusive", False),
+        unit=fields.choice("unit", UNITS, "block"),
+        groups=fields.take("groups", _groups, (), "Write a list of lists of methods."),
         split=fields.take("split", _split, plain.split, "Write [0.1, 0.9], or natural for one size everywhere."),
         start=span("start", plain.start, 0.0, 1.0),
         tilt=span("tilt", plain.tilt, -4.0, 4.0),
@@ -222,6 +231,11 @@ def _cross_check(fields: Fields, space: SpaceValues) -> None:
         if strange:
             rule = f"has methods that the layers encoding cannot size by layer: {', '.join(strange)}"
             fields.problem("methods", list(space.methods), rule, "Keep serial, parallel and prefix, or use recipe.")
+    if (space.unit == "group") != bool(space.groups) or (space.groups and space.encoding != "structure"):
+        rule = "goes with encoding: structure and unit: group"
+        fields.problem("groups", [list(group) for group in space.groups], rule, "Give all three, or none.")
+    if space.groups and {name for group in space.groups for name in group} != set(space.methods):
+        fields.problem("groups", [list(g) for g in space.groups], "must use exactly the methods", "Name the same ones.")
     if space.faithful and space.published_rate is None:
         fields.problem("faithful", True, "needs a published_rate", "Give the rate that the publication used.")
 
@@ -254,6 +268,12 @@ def _range(value: Any, low: float, high: float) -> Range:
     if first > last:
         raise ValueError(rule)
     return first, last
+
+
+def _groups(value: Any) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= 64:
+        raise ValueError("must be a list of groups, each a list of methods")
+    return tuple(_methods(group) for group in value)
 
 
 def _split(value: Any) -> Range | None:

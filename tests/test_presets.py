@@ -1,0 +1,125 @@
+"""Every published space: what comes out of it is built on four families of models, and one of each trains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compose_models import loss_of, train_steps
+from transformers import BertConfig, LlamaConfig, PretrainedConfig, T5Config, ViTConfig
+
+from autopeft import catalogue
+from autopeft.compose.adapt import AdaptedModel, adapt
+from autopeft.compose.base import Carrier, meta_carrier
+from autopeft.errors import NothingFeasible
+from autopeft.inspect import module_map
+from autopeft.space import BoundSpace, bind, resolve
+from autopeft.space.configuration import Configuration
+
+SPACES = catalogue.names("spaces")
+WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "bert": BertConfig(**WIDTHS, vocab_size=100, max_position_embeddings=64),
+    "llama": LlamaConfig(**WIDTHS, vocab_size=100, num_key_value_heads=2, pad_token_id=0),
+    "vit": ViTConfig(**WIDTHS, image_size=32, patch_size=16),
+    "t5": T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=100),
+}
+NOTHING = {("vllm", "bert"), ("vllm", "vit"), ("vllm", "t5")}
+"""`(space, model)` without any configuration: vLLM serves language models only."""
+
+
+def planned(model: str) -> Carrier:
+    """A model without weights."""
+    kind, head, labels = ("causal_lm", "lm", 0) if model == "llama" else ("sequence_classification", "mean", 3)
+    values = CONFIGS[model].to_dict() | {"model_type": CONFIGS[model].model_type}
+    return meta_carrier(values, kind=kind, head=head, labels=labels)
+
+
+def bound(space: str, carrier: Carrier) -> BoundSpace:
+    target = "vllm" if space == "vllm" else "any"
+    return bind(resolve(catalogue.read("spaces", space)), module_map(carrier.model), kind=carrier.kind, target=target)
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+@pytest.mark.parametrize("space", SPACES)
+def test_twenty_draws_are_built(space: str, model: str) -> None:
+    if (space, model) in NOTHING:
+        pytest.skip("vLLM serves language models only")
+    carrier = planned(model)
+    found = bound(space, carrier)
+    assert found.methods
+    seen = set()
+    for index in range(20):
+        configuration = found.decode(found.draw(index, 0))
+        if configuration.hash not in seen:
+            seen.add(configuration.hash)
+            # It counts what was built against the formulas, and looks at which modules are adapted.
+            with torch.device("meta"):
+                adapt(carrier, configuration, found.modules, seed=0)
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_one_of_each_trains(space: str) -> None:
+    model = "llama" if space == "vllm" else "bert"
+    carrier = with_weights(model)
+    found = bound(space, carrier)
+    configuration = found.decode(found.draw(1, 0))
+    adapted = adapt(carrier, configuration, found.modules, seed=0)
+    before = float(loss_of(adapted))
+    train_steps(adapted, steps=20)
+    assert float(loss_of(adapted)) < before
+
+
+def with_weights(model: str) -> Carrier:
+    """The same model with random weights."""
+    carrier = planned(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        real = type(carrier.model)(carrier.model.config).eval().requires_grad_(False)
+    return Carrier(real, carrier.kind, carrier.head, carrier.labels, carrier.head_modules, carrier.attention, None)
+
+
+def test_the_family_of_t5_trains_with_a_prefix_and_adapters() -> None:
+    carrier = with_weights("t5")
+    found = bound("hybrid", carrier)
+    assert {"lora", "serial", "parallel", "prefix", "layernorm"} <= set(found.methods)
+    for index in range(6):
+        adapted = adapt(carrier, found.decode(found.draw(index, 3)), found.modules, seed=0)
+        before = float(loss_of(adapted))
+        train_steps(adapted, steps=10)
+        assert float(loss_of(adapted)) < before
+
+
+def test_images_train_too() -> None:
+    carrier = with_weights("vit")
+    found = bound("hybrid", carrier)
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for index in range(4):
+        adapted = adapt(carrier, found.decode(found.draw(index, 2)), found.modules, seed=0)
+        first = image_loss(adapted, pixels)
+        optimizer = torch.optim.AdamW(list(adapted.trained().values()), lr=1e-2)
+        for _ in range(5):
+            optimizer.zero_grad()
+            image_loss(adapted, pixels).backward()
+            optimizer.step()
+        assert float(image_loss(adapted, pixels)) < float(first)
+
+
+def image_loss(adapted: AdaptedModel, pixels: torch.Tensor) -> torch.Tensor:
+    hidden = adapted.model(pixel_values=pixels).last_hidden_state
+    logits = adapted.classify(hidden.float().mean(1))
+    return torch.nn.functional.cross_entropy(logits, torch.arange(4) % 3)
+
+
+def test_a_limit_below_everything_is_told_for_every_space() -> None:
+    for space in SPACES:
+        model = "llama" if space == "vllm" else "bert"
+        carrier = planned(model)
+        modules = module_map(carrier.model)
+        values, target = resolve(catalogue.read("spaces", space)), "vllm" if space == "vllm" else "any"
+        with pytest.raises(NothingFeasible) as caught:
+            bind(values, modules, kind=carrier.kind, target=target, param_limit=1)
+        needed = int(caught.value.smallest["max_adapter_params"])
+        fitting = bind(values, modules, kind=carrier.kind, target=target, param_limit=needed)
+        smallest: Configuration = fitting.smallest()
+        assert smallest.adapter_params(modules) == needed
