@@ -82,7 +82,8 @@ def module_map(model: nn.Module, *, base_params: int | None = None) -> ModuleMap
     if base_params is None:
         base = getattr(model, "base_model", model)
         base_params = sum(parameter.numel() for parameter in base.parameters())
-    return ModuleMap(tuple(sites), len(blocks), base_params, hidden, architecture)
+    reads_tokens = "input_ids" in pyinspect.signature(model.forward).parameters
+    return ModuleMap(tuple(sites), len(blocks), base_params, hidden, architecture, reads_tokens)
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:

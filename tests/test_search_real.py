@@ -172,6 +172,7 @@ def test_target_peft_is_plain_peft(minilm: Path, tiny_reviews: Path, tmp_path: P
     assert config["peft_type"] == result.winner["lowered_to"]
 
 
+@pytest.mark.slow
 def test_adapters_in_use_today_are_compared(
     found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, tmp_path: Path
 ) -> None:

@@ -54,14 +54,11 @@ def _places(facts: Facts, folder: Path) -> list[str]:
 
 
 def _comparison(facts: Facts) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("")
     table.add_column("method")
-    table.add_column(facts.metric, justify="right")
-    table.add_column("95 %", justify="right")
-    table.add_column("test", justify="right")
-    table.add_column("params", justify="right")
-    table.add_column("memory", justify="right")
+    for name in (facts.metric, "95 %", "test", "params", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
     for contender in facts.contenders:
         table.add_row(*(Text(cell) for cell in _cells(contender)), style="bold" if contender.taken else "")
     return table
@@ -70,7 +67,8 @@ def _comparison(facts: Facts) -> Table:
 def _cells(contender: Contender) -> tuple[str, ...]:
     spread = ""
     if contender.low is not None and contender.high is not None:
-        spread = f"{contender.low:.3f}-{contender.high:.3f}"
+        joined = " to " if contender.low < 0 else "-"
+        spread = f"{contender.low:.3f}{joined}{contender.high:.3f}"
     return (
         ("> " if contender.taken else "  ") + contender.label,
         contender.methods,

@@ -55,6 +55,7 @@ class ModuleMap:
         base_params: Parameters of the base model, without head.
         hidden_size: Width of the residual stream.
         architecture: The model type of its config, for messages only.
+        reads_tokens: Whether it embeds token ids (an image model does not).
     """
 
     sites: tuple[Site, ...]
@@ -62,6 +63,7 @@ class ModuleMap:
     base_params: int
     hidden_size: int
     architecture: str
+    reads_tokens: bool = True
 
     def __getitem__(self, name: str) -> Site:
         for site in self.sites:

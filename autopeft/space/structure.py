@@ -99,7 +99,12 @@ class StructureSpace(BoundSpace):
         self.methods = tuple(name for name in METHODS if any(unit.method.name == name for unit in self.units))
         for name in groups:
             if name not in self.methods:
-                left_out[name] = f"needs more adapter parameters than the limit of {limits.params:,}"
+                mine = [unit.cost(unit.sizes[0]) for unit in units if unit.method.name == name]
+                left_out[name] = (
+                    f"needs at least {min(mine):,} adapter parameters here; the limit is {limits.params:,}"
+                    if mine
+                    else f"{modules.architecture} has no place for it, or too few blocks for its group"
+                )
         self.left_out = left_out
         most = sum(unit.cost(unit.sizes[-1]) for unit in self.units)
         self.largest_params = most if limits.params is None else min(most, limits.params)
