@@ -64,6 +64,18 @@ def test_it_computes_what_peft_computes(bert: Path, tmp_path: Path, config: peft
     assert adapted.adapter_params == sum(tensor.numel() for tensor in tensors.values()) - adapted.head_params > 0
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_the_base_is_left_alone_by_trained_biases(bert: Path, tmp_path: Path, bias: str) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["query"], bias=bias, task_type="SEQ_CLS")
+    expected = written(bert, tmp_path / "adapter", config, AutoModelForSequenceClassification)
+    carrier = carrier_of(bert, "sequence_classification", "stock")
+    before = checksum(carrier)
+    adapted = load_stock(carrier, tmp_path / "adapter")
+    assert checksum(carrier) == before
+    with torch.inference_mode():
+        assert torch.equal(adapted(*rows()), expected)
+
+
 def test_a_language_model(llama: Path, tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     expected = written(llama, tmp_path / "adapter", config, AutoModelForCausalLM)

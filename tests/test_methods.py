@@ -32,6 +32,7 @@ from autopeft.compose.adapt import AdaptedModel
 from autopeft.compose.base import Carrier, checksum
 from autopeft.compose.lower import lower
 from autopeft.compose.store import load_adapter, save_adapter
+from autopeft.cost.step import StepTensors, answer_logits
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part
@@ -100,6 +101,22 @@ def test_it_is_what_the_table_says(carriers: dict[str, Carrier], name: str, meth
     assert torch.equal(logits_of(again), after)
     assert again.adapter_params == adapted.adapter_params
     assert save_adapter(again, tmp_path / "again", meta={}) == weights
+
+
+@pytest.mark.parametrize("method", SEARCHABLE)
+def test_answers_are_selected_before_the_output_layer_exactly(carriers: dict[str, Carrier], method: str) -> None:
+    carrier = carriers["llama"]
+    configuration = alone(module_map(carrier.model), method)
+    if not configuration.sites:
+        pytest.skip(f"{method} has no place in llama")
+    adapted = build(carrier, configuration)
+    ids, mask = rows()
+    positions = torch.tensor([2, 5, 9 + 1, 2 * 9 + 7])
+    batch = StepTensors(ids, mask, None, ids.flatten()[positions], positions)
+    with torch.no_grad():
+        selected = answer_logits(adapted, batch)
+        whole = adapted(ids, mask)
+    torch.testing.assert_close(selected, whole.flatten(0, 1)[positions], atol=1e-5, rtol=1e-5)
 
 
 def gradients_reach(adapted: AdaptedModel) -> set[str]:

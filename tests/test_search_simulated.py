@@ -284,6 +284,24 @@ def test_a_latency_that_nothing_keeps_is_told_with_the_smallest_that_would_do(tm
     assert caught.value.smallest == {"max_latency_overhead": min(measured)}
 
 
+def test_what_cannot_be_built_is_passed_over(tmp_path: Path) -> None:
+    def broken(configuration: Configuration) -> tuple[bool, int]:
+        if configuration.plain_lora:
+            return True, 10
+        if "prefix" in configuration.methods:
+            raise RuntimeError("no room for so many positions")
+        return True, 10
+
+    bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_trials=8))
+    bench.gate = broken
+    log = bench.run()
+    assert log.verdict is not None
+    assert len(explored(log)) == 8
+    assert any(refusal["constraint"] == "unsupported" for refusal in log.rejected)
+    for trial in explored(log, "space"):
+        assert "prefix" not in Configuration.from_dict(log.configurations[trial.hash].configuration).methods
+
+
 def test_every_job_has_a_time_limit_that_ends_with_the_budget(tmp_path: Path) -> None:
     world = SyntheticWorld(by_method({}))
     bench = Bench(tmp_path / "run", world, Budget(max_time=600.0, max_compute=700.0))

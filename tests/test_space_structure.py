@@ -9,6 +9,7 @@ from space_models import MODELS
 
 from autopeft import catalogue
 from autopeft.errors import InputError, NothingFeasible
+from autopeft.methods import METHODS
 from autopeft.space import BoundSpace, Choice, bind, resolve
 from autopeft.space.structure import spindle
 
@@ -84,6 +85,18 @@ def test_groups_keep_their_methods() -> None:
     assert by_block[1] == {"serial", "prefix"}
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_plain_peft_gets_one_method(name: str) -> None:
+    try:
+        space = bound(name, target="peft")
+    except NothingFeasible:
+        pytest.fail("each of them has LoRA")
+    for index in range(30):
+        found = space.decode(space.draw(index, 0))
+        assert len(found.methods) == 1
+        assert "peft" in METHODS[found.methods[0]].targets
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -94,6 +107,8 @@ def test_groups_keep_their_methods() -> None:
         ),
         ({"encoding": "recipe", "methods": ["lora"], "groups": [["lora"]]}, "goes with"),
         ({"encoding": "structure", "unit": "layer", "methods": ["lora"]}, "unit"),
+        ({"encoding": "structure", "methods": ["lora", "dora"]}, "cannot share a module"),
+        ({"encoding": "structure", "methods": ["shira", "hra"]}, "cannot share a module"),
     ],
 )
 def test_what_does_not_go_together(values: dict[str, object], text: str) -> None:

@@ -282,7 +282,6 @@ def first_use(uri: str, barrier: Any, answers: Any) -> None:
     answers.put(experiment_id(client, uri, "task"))
 
 
-@pytest.mark.slow
 def test_a_database_that_was_left_half_made_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     half = tmp_path / ".mlflow.db.new"
@@ -299,6 +298,7 @@ def test_a_damaged_database_is_told_at_once(tmp_path: Path, searched: ExampleSea
     assert "damaged" in missing
 
 
+@pytest.mark.slow
 def test_many_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(4), context.Queue()

@@ -98,7 +98,9 @@ class AdaptedModel(nn.Module):
         if self.carrier.head == "lm":
             if self._takes_cache:
                 kwargs["use_cache"] = False
-            return self.model(**kwargs).logits[:, self.virtual_tokens :]
+            logits = self.model(**kwargs).logits
+            # Whoever selects positions before the output layer gets `[positions, vocabulary]`.
+            return logits[:, self.virtual_tokens :] if logits.ndim == 3 else logits
         output = self.model(**kwargs)
         if self.head is None:
             return output.logits.float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +14,13 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from autopeft.compose.adapt import AdaptedModel
-from autopeft.compose.base import Carrier, skeleton
+from autopeft.compose.base import Carrier
 from autopeft.compose.host import ADAPTER, kept_modules
 from autopeft.compose.store import ABOUT, CONFIG, WEIGHTS
 from autopeft.errors import InputError
 from autopeft.space.configuration import Configuration, Training
 
-__all__ = ["is_stock_folder", "load_stock", "stock_head"]
+__all__ = ["is_stock_folder", "load_stock", "stock_head", "stock_weights"]
 
 TASK_TYPES = {"causal_lm": "CAUSAL_LM"}
 CLASSIFIER = "SEQ_CLS"
@@ -41,7 +43,7 @@ def load_stock(carrier: Carrier, folder: str | Path) -> AdaptedModel:
     """Build the model of an adapter folder of peft's own, frozen.
 
     Args:
-        carrier: The base, under the head of `stock_head`; peft writes nothing into it.
+        carrier: The base, under the head of `stock_head`; the adapter gets a copy of it.
         folder: Holds ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
@@ -53,7 +55,9 @@ def load_stock(carrier: Carrier, folder: str | Path) -> AdaptedModel:
     with _refusing(path):
         config = PeftConfig.from_pretrained(str(path))
         config.inference_mode = True
-        model = PeftModel.from_pretrained(skeleton(carrier), str(path), adapter_name=ADAPTER, config=config)
+        # On tensors of its own: peft loads trained biases, for one, over those of the base.
+        private = copy.deepcopy(carrier.model)
+        model = PeftModel.from_pretrained(private, str(path), adapter_name=ADAPTER, config=config)
     tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     with safe_open(path / WEIGHTS, framework="pt") as file:
         odd = sorted(set(tensors) ^ set(file.keys()))
@@ -65,6 +69,12 @@ def load_stock(carrier: Carrier, folder: str | Path) -> AdaptedModel:
     adapted.adapter_params = sum(tensor.numel() for tensor in tensors.values()) - adapted.head_params
     adapted.requires_grad_(False)
     return adapted.train(False)
+
+
+def stock_weights(folder: str | Path) -> str:
+    """sha256 of the weights of an adapter folder of peft's own."""
+    with (Path(folder) / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,9 @@ Family = Literal["additive", "selective", "reparameterized", "hybrid"]
 Slot = Literal["attention", "block", "extra", "prefix"]
 Knobs = Mapping[str, Any]
 
+TENSORS = {"ADALORA": "LORA"}
+"""Types of peft whose tensors are named as another type's."""
+
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Sizes that are tried for ranks and bottlenecks: neighbours are alike, so that budgets can be met."""
 
@@ -85,6 +88,7 @@ class Method:
             asked with the module map in place of a site, here and in the next ones.
         size: The knob that spends parameters, or None when the method has a fixed size per site.
         sizes: `site -> ascending legal values of the size knob`; empty when `size` is None or nothing is legal there.
+        any_size: Whether other sizes than those listed are legal as well, up to the width of the site.
         defaults: The other knobs and their values.
         site_knobs: `site -> knobs that follow from the site` (e.g. where a parallel adapter reads).
         allows: `site -> bool`: whether it can sit on a site of a fitting role.
@@ -118,6 +122,7 @@ class Method:
     count: Callable[[Any, Knobs], int]
     size: str | None = None
     sizes: Callable[[Any], Sequence[int]] = lambda site: ()
+    any_size: bool = False
     defaults: Knobs = field(default_factory=dict)
     site_knobs: Callable[[Any], Knobs] = lambda site: {}
     allows: Callable[[Any], bool] = lambda site: True
@@ -145,6 +150,13 @@ class Method:
     def hosted(self) -> bool:
         """Whether it sits on single modules, so that it can be part of a mixture."""
         return bool(self.slots) and self.unsearchable is None and not self.whole
+
+    def clashes(self, other: Method) -> bool:
+        """Whether the two can never sit on the same module, though both fit there."""
+        if not self.roles & other.roles:
+            return False
+        families = [TENSORS.get(str(row.peft_type), row.peft_type or row.layer) for row in (self, other)]
+        return families[0] == families[1] or (self.innermost and other.innermost)
 
     def fits(self, site: SiteShape) -> bool:
         """Whether a part of this method can sit on the site at its smallest size."""

@@ -26,6 +26,7 @@ SERIAL = Method(
     count=_count_serial,
     size="size",
     sizes=lambda site: ladder(site.out_features),
+    any_size=True,
     defaults={"activation": "relu", "scale": 1.0},
     layer="serial",
     choices={"activation": ("relu", "gelu", "tanh", "silu")},
@@ -42,6 +43,7 @@ PARALLEL = Method(
     count=_count_parallel,
     size="size",
     sizes=lambda site: ladder(site.out_features),
+    any_size=True,
     defaults={"activation": "relu", "scale": 1.0},
     # The adapter runs beside the whole feed-forward block: it reads what the block's first layer reads.
     site_knobs=lambda site: {"reads": site.reads} if site.reads is not None else {},

@@ -21,6 +21,7 @@ PREFIX = Method(
     count=_count,
     size="length",
     sizes=lambda site: (1, 2, 4, 8, 16, 32, 64) if site.kv_features is not None else (),
+    any_size=True,
     identity=False,
     layer="prefix",
     needs_attention_interface=True,

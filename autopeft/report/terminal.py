@@ -55,7 +55,7 @@ def _places(facts: Facts, folder: Path) -> list[str]:
 
 def _comparison(facts: Facts) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     table.add_column("method")
     for name in (facts.metric, "95 %", "test", "params", "memory"):
         table.add_column(name, justify="right", no_wrap=True)

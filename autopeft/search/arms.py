@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autopeft.errors import TrialFailure
 from autopeft.journal import SearchLog, TrialLog
 from autopeft.search.ledger import Ledger
 from autopeft.space.bound import BoundSpace
@@ -18,6 +20,8 @@ TRIES = 60
 """Proposals in a row that may be refused (duplicates, too much memory) before an arm counts as exhausted."""
 
 LEAN_DRAWS = 12
+UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, TrialFailure)
+"""What building a configuration without weights can raise where the model does not suit it."""
 
 Gate = Callable[[Configuration], tuple[bool, int | None]]
 """Whether a configuration fits into the memory limit, and the bytes predicted for it."""
@@ -108,11 +112,13 @@ class Arm:
             configuration = self.space.decode(values)
             refusal = self._refusal(configuration, log)
             if refusal is None:
-                fits, predicted = self._gate(configuration)
+                fits, predicted = self._asked(configuration)
                 if fits:
                     params = configuration.adapter_params(self._modules)
                     return Proposal(configuration, values, index, params, predicted)
-                refusal = ("max_memory", predicted, self._memory_limit)
+                refusal = (
+                    ("unsupported", None, None) if predicted == 0 else ("max_memory", predicted, self._memory_limit)
+                )
             constraint, value, limit = refusal
             ledger.write(
                 "rejected",
@@ -132,14 +138,25 @@ class Arm:
 
     def least_bytes(self) -> int:
         """The least memory predicted for a configuration of the space, as far as `lean` knows."""
-        return min(self._predict(configuration) for configuration in lean(self.space))
+        known = []
+        for configuration in lean(self.space):
+            with contextlib.suppress(*UNBUILDABLE):
+                known.append(self._predict(configuration))
+        return min(known, default=0)
+
+    def _asked(self, configuration: Configuration) -> tuple[bool, int | None]:
+        """What the gate says; `(False, 0)` of a configuration that cannot be built on this model at all."""
+        try:
+            return self._gate(configuration)
+        except UNBUILDABLE:
+            return False, 0
 
     def _smallest(self, log: SearchLog, index: int) -> Proposal | None:
         """The last resort of an arm of which nothing fitted yet: a lean configuration, at a point of its own."""
         if self.trials(log):
             return None
         for configuration in lean(self.space):
-            fits, predicted = self._gate(configuration)
+            fits, predicted = self._asked(configuration)
             if fits and self._refusal(configuration, log) is None:
                 params = configuration.adapter_params(self._modules)
                 return Proposal(configuration, {}, index, params, predicted)

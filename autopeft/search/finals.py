@@ -51,7 +51,15 @@ class Finals:
                 and trial.status not in ("failed", "infeasible")
             ]
             if trials:
-                found[ROLES[arm]] = max(trials, key=lambda t: (t.rungs[-1].rung, t.rungs[-1].metrics[metric]))
+                # Of equal scores, the smaller adapter.
+                found[ROLES[arm]] = max(
+                    trials,
+                    key=lambda t: (
+                        t.rungs[-1].rung,
+                        t.rungs[-1].metrics[metric],
+                        -log.configurations[t.hash].adapter_params,
+                    ),
+                )
         return found
 
     def name(self, *, seconds: Callable[[str, int], float], rungs: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autopeft.compose.base import SharedBase, attach
-from autopeft.compose.stock import is_stock_folder, load_stock, stock_head
+from autopeft.compose.stock import is_stock_folder, load_stock, stock_head, stock_weights
 from autopeft.compose.store import describe
 from autopeft.data.read import RawData
 from autopeft.errors import InputError, Problem
@@ -28,6 +28,11 @@ def check_incumbent(folder: str, base: SharedBase, raw: RawData) -> list[str]:
         # The reasons are about an adapter; the user has given an incumbent.
         raise InputError([Problem("incumbent", p.value, p.rule, p.next_step) for p in error.problems]) from error
     return []
+
+
+def weights_of(folder: str) -> str:
+    """A checksum of an adapter's weights."""
+    return stock_weights(folder) if is_stock_folder(folder) else str(describe(folder)["weights"])
 
 
 def _check_own(folder: str, base: SharedBase, raw: RawData) -> None:

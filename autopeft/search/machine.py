@@ -11,6 +11,8 @@ USABLE = 0.85
 ALLOCATED = 1.6
 """Bytes that a worker takes from the system for one live byte: batches of many lengths leave pieces that do not fit
 together (SmolLM2 at 136 tokens: 13.7 GB taken where 7.6 GB were live)."""
+LEAST_BYTES = 256 << 20
+"""What a trial may always have beside the base: the figures above are cautious."""
 PROCESS_BYTES = 600 << 20
 """What a worker takes before it has computed anything: the interpreter and the libraries."""
 
@@ -22,12 +24,18 @@ def free_bytes() -> int | None:
     return min(known) if known else None
 
 
-def live_bytes_per_worker(workers: int) -> int | None:
-    """Live tensor bytes that each of so many workers can afford on this machine, or None where nothing is known."""
+def live_bytes_per_worker(workers: int, shared: int = 0) -> int | None:
+    """Live tensor bytes that each of so many workers can afford on this machine, or None where nothing is known.
+
+    Args:
+        workers: Workers at a time.
+        shared: Bytes of the base model: every worker counts them, and they are there once.
+    """
     free = free_bytes()
     if free is None:
         return None
-    return max(1, int((USABLE * free / workers - PROCESS_BYTES) / ALLOCATED))
+    own = ((USABLE * free - shared) / workers - PROCESS_BYTES) / ALLOCATED
+    return shared + max(LEAST_BYTES, int(own))
 
 
 def _available() -> int | None:
@@ -41,6 +49,11 @@ def _available() -> int | None:
 def _group_left() -> int | None:
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
-        return None if limit == "max" else int(limit) - int((CGROUP / "memory.current").read_text())
+        if limit == "max":
+            return None
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        # Pages of files that nobody uses are counted as in use, and given up when memory is asked for.
+        used = int((CGROUP / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
+        return int(limit) - used
     except (OSError, ValueError):
         return None

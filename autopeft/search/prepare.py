@@ -71,7 +71,7 @@ def prepare(spec: SearchSpec) -> Prepared:
     memory_limit = spec.budget.max_memory
     if memory_limit is None and not gpu and spec.ray_address is None:
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
-        memory_limit = live_bytes_per_worker(workers)
+        memory_limit = live_bytes_per_worker(workers, base.nbytes)
         if memory_limit is not None:
             share = f"{memory_limit / 2**30:.1f} GiB"
             told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]

@@ -9,18 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autopeft.compose.base import Attention, DType, SharedBase, meta_carrier
 from autopeft.compose.identity import BaseIdentity
 from autopeft.cost.memory import MemoryGate, MemoryModel
 from autopeft.cost.time import StepCosts
 from autopeft.data.batches import longest_batch
-from autopeft.data.encoded import EncodedData
+from autopeft.data.encoded import EncodedData, EncodedSplit
 from autopeft.data.plan import TextPlan
 from autopeft.data.read import RawData
 from autopeft.errors import NothingFeasible
 from autopeft.inspect import module_map
 from autopeft.search.arms import Arm
 from autopeft.search.division import Speed
+from autopeft.search.incumbent import weights_of
 from autopeft.search.state import Field
 from autopeft.space import bind
 from autopeft.space.bound import BoundSpace
@@ -152,7 +155,10 @@ class Prepared:
     def memory(self, head: str) -> MemoryModel:
         """Predicts live bytes at the longest batch."""
         length = longest_batch(self.data.splits["train"], 1)[1]
-        return MemoryModel(lambda: self.meta(head), self.modules(head), length=length, dtype=self.precision)
+        answers = answer_share(self.data.splits["train"], length) if head == "lm" else 1.0
+        return MemoryModel(
+            lambda: self.meta(head), self.modules(head), length=length, dtype=self.precision, answers=answers
+        )
 
     def field(self, head: str, speed: Speed) -> Field:
         """Both arms on the model under a head.
@@ -238,7 +244,7 @@ class Prepared:
             "strategy": digest(dict(self.strategy)),
             "seed": self.spec.seed,
             "evidence": self.spec.evidence,
-            "incumbent": None if self.spec.incumbent is None else str(Path(self.spec.incumbent).resolve()),
+            "incumbent": None if self.spec.incumbent is None else weights_of(self.spec.incumbent),
             **{f"budget.{name}": getattr(budget, name) for name in LIMIT_FIELDS},
         }
 
@@ -273,6 +279,14 @@ class Prepared:
             "environment": dict(environment),
             "procedure": {"evidence": self.spec.evidence, "strategy": dict(self.strategy), "baseline": BASELINE_SPACE},
         }
+
+
+def answer_share(split: EncodedSplit, length: int) -> float:
+    """The largest share of answer positions in a batch of the longest rows, at their padded length."""
+    if split.answer_from is None:
+        return 1.0
+    answers = (split.lengths - split.answer_from)[np.argsort(split.lengths, kind="stable")[::-1]]
+    return min(1.0, max(float(answers[:rows].mean()) for rows in (4, 8, 16, 32)) / max(1, length - 1))
 
 
 def model_label(model: str) -> str:

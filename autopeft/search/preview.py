@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autopeft.cost.memory import MemoryModel
 from autopeft.cost.size import adapter_bytes
 from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors.base import cores
-from autopeft.search.arms import lean
+from autopeft.search.arms import UNBUILDABLE, lean
 from autopeft.search.division import Division, Speed, divide
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
 from autopeft.search.resume import limits
 from autopeft.space.bound import BoundSpace
+from autopeft.space.configuration import Configuration
 from autopeft.spec import SearchSpec
 from autopeft.spec.parse import checked
 from autopeft.strategy import build
@@ -119,7 +122,7 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
     drawn = [bound.decode(bound.draw(index, 0)) for index in range(8)]
     head_params = prepared.head_params(head)
     sizes = [adapter_bytes(each, bound.modules, head_params) for each in drawn]
-    bytes_of = [memory.predict(configuration).bytes for configuration in drawn]
+    bytes_of = _known_bytes(memory, drawn) or [memory.base_bytes()]
     return {
         "name": bound.values.name,
         "methods": list(bound.methods),
@@ -130,11 +133,20 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
         "adapter_bytes": {"samples_least": min(sizes), "samples_most": max(sizes)},
         "memory_bytes": {
             "base": memory.base_bytes(),
-            "smallest": min(memory.predict(configuration).bytes for configuration in lean(bound)),
+            "smallest": min([*bytes_of, *_known_bytes(memory, lean(bound))]),
             "samples_least": min(bytes_of),
             "samples_most": max(bytes_of),
         },
     }
+
+
+def _known_bytes(memory: MemoryModel, configurations: Sequence[Configuration]) -> list[int]:
+    """Predicted bytes of those that can be built."""
+    known = []
+    for configuration in configurations:
+        with contextlib.suppress(*UNBUILDABLE):
+            known.append(memory.predict(configuration).bytes)
+    return known
 
 
 def _baseline(prepared: Prepared, head: str) -> dict[str, Any] | None:

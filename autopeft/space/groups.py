@@ -177,7 +177,9 @@ def sizes_and_costs(
     shared = set(method.sizes(sites[0]))
     for site in sites[1:]:
         shared &= set(method.sizes(site))
-    if legal is not None:
+    if legal is not None and not method.any_size:
+        shared &= set(legal)
+    elif legal is not None:
         # A size that the table does not list is still exact in its formulas; only the width of the site bounds it.
         largest = max(max(shared, default=0), min(min(site.in_features, site.out_features) for site in sites))
         shared = {size for size in legal if size <= largest}

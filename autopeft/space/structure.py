@@ -25,6 +25,9 @@ from autopeft.space.values import SpaceValues
 
 __all__ = ["StructureSpace"]
 
+SINGLE = ("peft", "vllm")
+"""Targets that load one method at a time: of a mixture, the method that takes the most is kept."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -127,6 +130,12 @@ class StructureSpace(BoundSpace):
         """
         full = point(self.dimensions, self._fixed, values)
         chosen = {unit.key: int(full[unit.key]) for unit in self.units if full[unit.key]}
+        if self.target in SINGLE and chosen:
+            spent: dict[str, int] = {}
+            for unit in self._used(chosen):
+                spent[unit.method.name] = spent.get(unit.method.name, 0) + unit.cost(chosen[unit.key])
+            only = max(spent, key=lambda name: spent[name])
+            chosen = {unit.key: chosen[unit.key] for unit in self._used(chosen) if unit.method.name == only}
         while chosen and not self._fits(chosen):
             smaller = {unit.key: _down(unit, chosen[unit.key]) for unit in self._used(chosen)}
             if smaller != chosen:

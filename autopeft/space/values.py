@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
+from itertools import combinations
 from typing import Any, Literal
 
 from autopeft.errors import InputError, Problem
@@ -236,6 +237,11 @@ def _cross_check(fields: Fields, space: SpaceValues) -> None:
         fields.problem("groups", [list(group) for group in space.groups], rule, "Give all three, or none.")
     if space.groups and {name for group in space.groups for name in group} != set(space.methods):
         fields.problem("groups", [list(g) for g in space.groups], "must use exactly the methods", "Name the same ones.")
+    if space.encoding == "structure":
+        for one, other in combinations(space.methods, 2):
+            if METHODS[one].clashes(METHODS[other]):
+                rule = f"has {one} and {other}, which cannot share a module"
+                fields.problem("methods", list(space.methods), rule, "Keep one of the two.")
     if space.faithful and space.published_rate is None:
         fields.problem("faithful", True, "needs a published_rate", "Give the rate that the publication used.")
 

@@ -43,8 +43,8 @@ class WholeSpace(BoundSpace):
             method = METHODS[name]
             if target != "any" and target not in method.targets:
                 left_out[name] = f"cannot be loaded by the target {target}"
-            elif not method.allows(modules) or not method.sizes(modules):
-                left_out[name] = f"{modules.architecture} has no place where it fits"
+            elif not method.allows(modules) or not self._places(method):
+                left_out[name] = f"{modules.architecture} has no place where it fits, or the space gives it no size"
             else:
                 cheapest[name] = min(self._costs(method, where)[0][1] for where in self._places(method))
         if not cheapest:
@@ -150,7 +150,8 @@ class WholeSpace(BoundSpace):
 
     def _costs(self, method: Method, where: str) -> list[tuple[int, int]]:
         """`(size, adapter parameters)`, the cheapest first; empty where there is nothing to adapt."""
-        sizes = self.values.legal_sizes(method.name) or method.sizes(self.modules)
+        legal = self.values.legal_sizes(method.name)
+        sizes = [size for size in method.sizes(self.modules) if legal is None or size in legal]
         found = []
         for size in sizes:
             knobs = {**method.knobs(self.modules, size), **({"where": where} if "where" in method.defaults else {})}

@@ -12,6 +12,7 @@ from autopeft.compose.base import Carrier
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, EncodedSplit
 from autopeft.evidence.probe import linear_probe
+from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import EVALUATION_ROWS, autocast, tensors
 from autopeft.trial.setup import WorkSetup
 
@@ -38,7 +39,12 @@ def _affordable(carrier: Carrier, split: EncodedSplit, setup: WorkSetup, device:
 
 @torch.inference_mode()
 def features(
-    carrier: Carrier, split: EncodedSplit, rows: Array, setup: WorkSetup, device: torch.device
+    carrier: Carrier,
+    split: EncodedSplit,
+    rows: Array,
+    setup: WorkSetup,
+    device: torch.device,
+    clock: JobClock | None = None,
 ) -> dict[str, Array]:
     """Pooled outputs of the frozen base by head name, float32 `[rows, width]` each.
 
@@ -52,6 +58,8 @@ def features(
         group = group[place[group] >= 0]
         if not len(group):
             continue
+        if clock is not None:
+            clock.check()
         inputs = tensors(pad(split, group, setup.data.pad_token), device)
         with autocast(setup, device):
             output = carrier.model(**inputs)
@@ -70,7 +78,13 @@ def features(
     return result
 
 
-def choose_head(carrier: Carrier, heads: tuple[str, ...], setup: WorkSetup, device: torch.device) -> dict[str, Any]:
+def choose_head(
+    carrier: Carrier,
+    heads: tuple[str, ...],
+    setup: WorkSetup,
+    device: torch.device,
+    clock: JobClock | None = None,
+) -> dict[str, Any]:
     """A linear probe per head on frozen features; the best head and its outputs.
 
     Returns:
@@ -83,8 +97,8 @@ def choose_head(carrier: Carrier, heads: tuple[str, ...], setup: WorkSetup, devi
     seen = _choice(validation.rows, max(MIN_ROWS, round(0.3 * rows)))
     if train.labels is None or validation.labels is None:
         raise ValueError("a linear probe needs labels")
-    of_train = features(carrier, train, chosen, setup, device)
-    of_validation = features(carrier, validation, seen, setup, device)
+    of_train = features(carrier, train, chosen, setup, device, clock)
+    of_validation = features(carrier, validation, seen, setup, device, clock)
     found = {
         head: linear_probe(
             of_train[head],

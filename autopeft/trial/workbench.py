@@ -93,7 +93,7 @@ class Workbench:
                 case Train():
                     outcome = self._train(job, clock)
                 case Probe():
-                    outcome = self._probe(job)
+                    outcome = self._probe(job, clock)
                 case Evaluate():
                     outcome = self._evaluate(job, clock)
         except TrialFailure as failure:
@@ -252,31 +252,31 @@ class Workbench:
             return model
         return AdaptedModel(carrier, nothing, carrier.model, None)
 
-    def _probe(self, job: Probe) -> Outcome:
+    def _probe(self, job: Probe, clock: JobClock) -> Outcome:
         if job.heads == ("lm",) and job.kind == "heads":
-            return self._bare_language_model(job)
+            return self._bare_language_model(job, clock)
         if job.kind == "heads":
             carrier = self.carrier("mean")
-            found = probes.choose_head(carrier, job.heads, self.setup, self.device)
+            found = probes.choose_head(carrier, job.heads, self.setup, self.device, clock)
             arrays = found.pop("outputs")
             path = Path("probe") / "outputs.safetensors"
             checkpoint.write_arrays(self.setup.path / path, arrays)
             metrics = {name: score(name, arrays) for name in METRICS[self.setup.kind]}
             return Outcome(job, metrics=metrics, outputs=str(path), values=found)
-        return Outcome(job, values=self._speed(job.heads[0]))
+        return Outcome(job, values=self._speed(job.heads[0], clock))
 
-    def _bare_language_model(self, job: Probe) -> Outcome:
+    def _bare_language_model(self, job: Probe, clock: JobClock) -> Outcome:
         """What the untouched base scores: a language model has no linear probe."""
         model = self._bare(self.carrier("lm"))
         split = self.setup.data.splits["validation"]
-        arrays = outputs(model, split, self.setup, self.device, rows=subset(split, BARE_ROWS))
+        arrays = outputs(model, split, self.setup, self.device, rows=subset(split, BARE_ROWS), clock=clock)
         value = score("log_likelihood", arrays)
         path = Path("probe") / "outputs.safetensors"
         checkpoint.write_arrays(self.setup.path / path, arrays)
         values = {"head": "lm", "score": value, "scores": {"lm": value}}
         return Outcome(job, metrics={"log_likelihood": value}, outputs=str(path), values=values)
 
-    def _speed(self, head: str) -> dict[str, float]:
+    def _speed(self, head: str, clock: JobClock) -> dict[str, float]:
         """Seconds per row of training and of evaluation, for LoRA of rank 8 on every linear layer."""
         carrier, modules = self.carrier(head), self.modules(head)
         configuration = speed_configuration(modules, self.setup.kind)
@@ -284,19 +284,19 @@ class Workbench:
         model = adapt(carrier, configuration, modules, seed=0).to(self.device)
         job = Train("speed", configuration, 0, 0, batch, 0, 0, 0, "", head)
         optimizer = build_optimizer(model.groups(), configuration.training)
-        train.run(model, optimizer, job, self.setup, self.device)
+        train.run(model, optimizer, job, self.setup, self.device, clock)
         rows, seconds = 0, 0.0
         while seconds < SPEED_SECONDS:
             more = replace(job, rows_from=rows, rows_to=rows + 4 * batch)
-            done = train.run(model, optimizer, more, self.setup, self.device)
+            done = train.run(model, optimizer, more, self.setup, self.device, clock)
             rows, seconds = rows + done.rows, seconds + done.seconds
         split = self.setup.data.splits["validation"]
         sample = subset(split, SPEED_ROWS if self.setup.kind != "causal_lm" else SPEED_ROWS // 4)
         began = time.monotonic()
-        outputs(model, split, self.setup, self.device, rows=sample)
+        outputs(model, split, self.setup, self.device, rows=sample, clock=clock)
         evaluated = time.monotonic()
         if self.setup.kind == "causal_lm":
-            self._exact_match(model, "validation")
+            self._exact_match(model, "validation", clock)
         return {
             "train_seconds_per_row": seconds / rows,
             "evaluate_seconds_per_row": (evaluated - began) / len(sample),

@@ -183,7 +183,9 @@ class Explore:
             by_memory = refused or any(trial.reason in ("max_memory", "oom") for trial in log.trials.values())
             if by_memory:
                 least = min([*peaks, *(arm.least_bytes() for arm in arms.values())])
-                text = f"no configuration fits into max_memory; the smallest needs {least:,} bytes.{why}"
+                given = self._state.rules.budget.max_memory is not None
+                what = "max_memory" if given else "a worker's share of what is free here (fewer workers get more)"
+                text = f"no configuration fits into {what}; the smallest needs {least:,} bytes.{why}"
                 raise NothingFeasible("max_memory", {"max_memory": least}, text)
             binds = str(first.reason) if first else "max_latency_overhead"
             measured = [trial.measured for trial in log.trials.values() if trial.reason == binds and trial.measured]
