@@ -165,7 +165,7 @@ def test_the_limits_shown_are_those_of_now(tmp_path: Path) -> None:
             "challenger",
             "Take lora+bias: no difference from a tuned LoRA was found, with 72% fewer adapter parameters.",
         ),
-        ("tie", "baseline", "Take the tuned LoRA: no difference from lora+bias was found, which is not smaller."),
+        ("tie", "baseline", "Take the tuned LoRA: no difference from lora+bias was found, and LoRA is no larger."),
         ("worse", "baseline", "Take the tuned LoRA: nothing in this space beat it, lora+bias is worse."),
         ("unconfirmed", "challenger", "Take lora+bias for now: it scored higher, but that is not confirmed."),
     ],

@@ -142,7 +142,8 @@ VERA = _whole(
     mergeable=True,
     targets=frozenset({"peft", "merged"}),
     peft_type="VERA",
-    stock=lambda knobs: {"r": knobs["r"]},
+    # The random projections follow from a seed in the config: they need not be stored with every adapter.
+    stock=lambda knobs: {"r": knobs["r"], "save_projection": False},
     dropout="vera_dropout",
     quantised=True,
 )
@@ -160,7 +161,7 @@ PVERA = _whole(
     mergeable=True,
     targets=frozenset({"peft", "merged"}),
     peft_type="PVERA",
-    stock=lambda knobs: {"r": knobs["r"]},
+    stock=lambda knobs: {"r": knobs["r"], "save_projection": False},
     dropout="pvera_dropout",
     quantised=True,
 )
@@ -219,7 +220,7 @@ TINYLORA = _whole(
     mergeable=True,
     targets=frozenset({"peft", "merged"}),
     peft_type="TINYLORA",
-    stock=lambda knobs: {"r": knobs["r"], "u": knobs["u"]},
+    stock=lambda knobs: {"r": knobs["r"], "u": knobs["u"], "save_projection": False},
     dropout="tinylora_dropout",
 )
 
@@ -243,6 +244,7 @@ RANDLORA = _whole(
     stock=lambda knobs: {
         "r": knobs["width"] // knobs["bases"],
         "randlora_alpha": 20 * (knobs["width"] // knobs["bases"]),
+        "save_projection": False,
     },
     dropout="randlora_dropout",
 )

@@ -178,7 +178,8 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         test_reads=len(log.test_opened),
         sessions=log.sessions,
         started=log.started,
-        command=command(spec),
+        # Under the limits of the latest session.
+        command=command({**spec, "budget": budget}),
     )
 
 
@@ -225,11 +226,11 @@ def _caution(contenders: tuple[Contender, ...]) -> str:
     """What must be said when the frozen base does better without any adapter."""
     taken = next((contender.validation for contender in contenders if contender.taken), None)
     probe = next((contender for contender in contenders if contender.label == PROBE_LABEL), None)
-    if taken is None or probe is None or probe.validation is None or probe.validation <= taken:
+    if taken is None or probe is None or probe.validation is None or probe.validation < taken:
         return ""
     return (
-        f"Caution: a {PROBE_LABEL} on the frozen base scores {probe.validation:.4f} on validation, more than this "
-        "adapter: the budget was too small to train one well."
+        f"Caution: a {PROBE_LABEL} on the frozen base scores {probe.validation:.4f} on validation, no less than this "
+        "adapter: either nothing more is to be had here, or the budget was too small to train one well."
     )
 
 

@@ -59,7 +59,7 @@ def _verdict(verdict: Mapping[str, Any], named: Mapping[str, Named]) -> str:
         case "tie" if takes == "challenger":
             return f"Take {mix}: no difference from a tuned LoRA was found{_size(ours, theirs)}."
         case "tie":
-            return f"Take the tuned LoRA: no difference from {mix} was found, which is not smaller."
+            return f"Take the tuned LoRA: no difference from {mix} was found, and LoRA is no larger."
         case "worse":
             return f"Take the tuned LoRA: nothing in this space beat it, {mix} is worse."
     if theirs is None or ours is None:
