@@ -49,7 +49,7 @@ BESIDE = ("pos", "rel", "bias")
 class _Event:
     """One thing that happened in the forward pass."""
 
-    what: Literal["linear", "norm", "attention"]
+    what: Literal["linear", "norm", "attention", "embedding"]
     name: str
     reads: Any = None
     kv_features: int | None = None
@@ -74,7 +74,7 @@ def module_map(model: nn.Module, *, base_params: int | None = None) -> ModuleMap
         rule = f"has no stack of transformer blocks that could be found (model type {architecture})"
         raise InputError.one("task.model", architecture, rule, "Use a transformer model.")
     modules = dict(twin.named_modules())
-    sites: list[Site] = []
+    sites = _embedding(model, events)
     for index, block in enumerate(blocks):
         inside = _first_pass([event for event in events if event.name.startswith(block + ".")])
         sites += _block_sites(index, inside, modules)
@@ -83,7 +83,22 @@ def module_map(model: nn.Module, *, base_params: int | None = None) -> ModuleMap
         base = getattr(model, "base_model", model)
         base_params = sum(parameter.numel() for parameter in base.parameters())
     reads_tokens = "input_ids" in pyinspect.signature(model.forward).parameters
-    return ModuleMap(tuple(sites), len(blocks), base_params, hidden, architecture, reads_tokens)
+    # An encoder's task class may have no such method at all.
+    writes_tokens = getattr(model, "get_output_embeddings", lambda: None)() is not None
+    return ModuleMap(tuple(sites), len(blocks), base_params, hidden, architecture, reads_tokens, writes_tokens)
+
+
+def _embedding(model: nn.Module, events: list[_Event]) -> list[Site]:
+    """The embedding of the tokens, where it is one module at one place."""
+    get = getattr(model, "get_input_embeddings", None)
+    module = None if get is None else get()
+    names = [name for name, held in model.named_modules(remove_duplicate=False) if held is module]
+    used = {event.name for event in events if event.what == "embedding"}
+    if not isinstance(module, nn.Embedding) or len(names) != 1 or names[0] not in used:
+        return []
+    vocabulary, width = module.weight.shape
+    params = module.weight.numel()
+    return [Site(names[0], 0, "embedding", vocabulary, width, bias=False, params=params)]
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:
@@ -138,6 +153,8 @@ def _entering(name: str, running: list[str], events: list[_Event]) -> Any:
         reads = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(module, nn.Linear | Conv1D):
             events.append(_Event("linear", name, reads))
+        elif isinstance(module, nn.Embedding):
+            events.append(_Event("embedding", name, reads))
         elif _is_norm(module):
             events.append(_Event("norm", name, reads))
 

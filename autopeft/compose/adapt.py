@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from autopeft.compose.base import Carrier, seeded, skeleton
+from autopeft.compose.choose import TrainingData, choose
 from autopeft.compose.host import (
     ADAPTER,
     HybridConfig,
@@ -29,6 +30,7 @@ from autopeft.compose.host import (
 from autopeft.compose.layers.dropout import AdapterDropout, record, replayed, reseed
 from autopeft.compose.whole import exact_prompt, intended_modules, virtual_tokens, whole_config
 from autopeft.errors import TrialFailure
+from autopeft.methods import METHODS
 from autopeft.space.configuration import WHOLE, Configuration
 from autopeft.space.modules import ModuleMap
 
@@ -178,7 +180,14 @@ class AdaptedModel(nn.Module):
             block.forward = partial(_recomputed, block.forward, dropouts)
 
 
-def adapt(carrier: Carrier, configuration: Configuration, modules: ModuleMap, *, seed: int) -> AdaptedModel:
+def adapt(
+    carrier: Carrier,
+    configuration: Configuration,
+    modules: ModuleMap,
+    *,
+    seed: int,
+    data: TrainingData | None = None,
+) -> AdaptedModel:
     """Build the model that a configuration describes.
 
     The parts are initialised from the seed; torch's global generator is left as it was. Adapter weights and head are
@@ -189,6 +198,7 @@ def adapt(carrier: Carrier, configuration: Configuration, modules: ModuleMap, *,
         configuration: What to build; without parts only the head is trained.
         modules: The module map of ``carrier.model``.
         seed: Of initial values and adapter dropout.
+        data: What is trained on, for methods that look at it when they are built; None where values are loaded next.
 
     Raises:
         TrialFailure: The configuration cannot be built on this model, or what was built is not what it says.
@@ -197,6 +207,7 @@ def adapt(carrier: Carrier, configuration: Configuration, modules: ModuleMap, *,
     if configuration.sites:
         with seeded(seed):
             model = _with_parts(model, carrier, configuration, modules)
+            choose(model, data)
     elif carrier.head_modules:
         raise TrialFailure("unsupported", "a configuration without parts needs a head of ours", infeasible=True)
     # Seeded apart from the parts: with one seed, all configurations start from the same head.
@@ -231,7 +242,7 @@ def hybrid_config(carrier: Carrier, configuration: Configuration, modules: Modul
     """The peft config of a configuration."""
     kv = {}
     for name, part in configuration.parts():
-        if part.method == "prefix":
+        if "prefix" in METHODS[part.method].slots:
             features = modules[name].kv_features
             if features is None:
                 raise TrialFailure("unsupported", f"no prefix is possible on {name}", infeasible=True)

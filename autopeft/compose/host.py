@@ -25,7 +25,6 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.compose.layers import LAYERS, AdapterDropout, OwnPart, Place
 from autopeft.compose.layers.bottleneck import ParallelPart, Tap
 from autopeft.compose.layers.prefix import PrefixPart, prefixed
-from autopeft.compose.masks import MASKS
 from autopeft.methods import METHODS
 
 __all__ = [
@@ -35,6 +34,7 @@ __all__ = [
     "HybridConfig",
     "HybridModel",
     "freeze_constants",
+    "hosted_parts",
     "kept_modules",
     "own_dropouts",
     "part_parameters",
@@ -351,7 +351,6 @@ def stock_config(
         raise ValueError(f"peft has no {method}")
     values = row.stock(knobs)
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(row.peft_type)]
-    mask = values.pop("mask", None)
     if row.dropout is not None:
         values[row.dropout] = dropout
     if "feedforward" in values:
@@ -361,9 +360,25 @@ def stock_config(
     if names is not None:
         values["target_modules"] = list(names)
     config = config_class(**{**values, **extra})
-    if mask is not None:
-        config.mask_fn = MASKS[mask]
+    if row.peft_type == "SHIRA" and module is not None and module.weight.is_meta:
+        config.mask_fn = _any_mask
     return config
+
+
+def _any_mask(base_layer: nn.Module, r: int, **more: Any) -> torch.Tensor:
+    """A mask with the right number of weights, where there are no values to choose by: 1 at the chosen ones."""
+    shape = base_layer.weight.shape
+    mask = torch.zeros(shape.numel(), device="cpu")
+    mask[: int(r) * sum(shape)] = 1.0
+    return mask.view(shape)
+
+
+def hosted_parts(model: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[str, str, OwnPart, nn.Module]]:
+    """`(module name, method, part, frozen module)` for every own part of an adapter, in the order of the modules."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, HostedLayer) and adapter in layer.part:
+            name = path.removeprefix("base_model.model.").split(".base_layer")[0]
+            yield name, layer.autopeft_methods[adapter], layer.part[adapter], layer.get_base_layer()
 
 
 def part_parameters(model: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -456,7 +471,7 @@ def _shape(module: nn.Module) -> tuple[int, int]:
     weight = module.weight
     if weight.ndim == 1:
         return weight.shape[0], weight.shape[0]
-    return tuple(weight.shape) if isinstance(module, Conv1D) else (weight.shape[1], weight.shape[0])
+    return tuple(weight.shape) if isinstance(module, Conv1D | nn.Embedding) else (weight.shape[1], weight.shape[0])
 
 
 def _outside(parent: nn.Module, name: str, inner: nn.Module | None) -> list[tuple[nn.Module, str]]:

@@ -62,9 +62,6 @@ def _alone(method: str, parts: dict[str, Part], dropout: float, carrier: Carrier
             own |= {key: usual, row.patterns[key]: others}
         elif others and key != FEED_FORWARD:
             return None
-    if values[names[0]].get("mask", "random") != "random":
-        # Plain peft knows no other rule, and our files do not name the weights one by one.
-        return None
     module = carrier.model.get_submodule(names[0])
     config = stock_config(method, dict(parts[names[0]].knobs), names, dropout=dropout, module=module, **own)
     if FEED_FORWARD in values[names[0]]:

@@ -145,12 +145,14 @@ def describe(folder: str | Path) -> dict[str, Any]:
 
 
 def _as_stored(adapted: AdaptedModel, path: Path, trainable: bool) -> None:
-    """A p-tuning folder holds the prompt that its encoder made, and no longer the encoder."""
+    """Some folders hold a finished prompt and no longer what it was made from."""
     config = adapted.model.peft_config[ADAPTER]
-    if trainable and str(config.peft_type.value) == "P_TUNING":
-        rule = "holds a finished prompt, without the encoder that made it"
+    if trainable and str(config.peft_type.value) in ("P_TUNING", "CPT"):
+        rule = "holds a finished prompt, without what it was made from"
         raise InputError.one("adapter", str(path), rule, "Train it from the beginning.")
     config.inference_mode = not trainable
+    if hasattr(config, "cpt_token_ids"):
+        config.cpt_token_ids = _read_json(path / CONFIG)["cpt_token_ids"]
 
 
 def _lowered_to(adapted: AdaptedModel) -> str | None:
@@ -163,6 +165,10 @@ def _write_peft(adapted: AdaptedModel, folder: Path) -> None:
     carrier = adapted.carrier
     lowered = lower(adapted.configuration, carrier)
     config = hybrid_config(carrier, adapted.configuration, module_map(carrier.model)) if lowered is None else lowered[1]
+    built = adapted.model.peft_config[ADAPTER]
+    if hasattr(built, "cpt_token_ids"):
+        # Chosen when the trial began.
+        config.cpt_token_ids = built.cpt_token_ids
     config.base_model_name_or_path = carrier.identity.id
     config.revision = carrier.identity.revision
     config.inference_mode = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PromptEncoder
+from peft import CPTEmbedding, PeftConfig, PeftModel, PromptEncoder
 
 from autopeft.compose.base import Carrier
 from autopeft.compose.host import TASK_TYPES, stock_config
@@ -17,7 +17,7 @@ from autopeft.space.modules import ModuleMap
 
 __all__ = ["exact_prompt", "intended_modules", "virtual_tokens", "whole_config"]
 
-LENGTHENING = ("PROMPT_TUNING", "P_TUNING")
+LENGTHENING = ("PROMPT_TUNING", "P_TUNING", "CPT")
 """Prompts that stand before the row's own tokens; a prefix of keys and values does not lengthen what comes out."""
 
 
@@ -63,11 +63,30 @@ class ExactPrompt(PromptEncoder):
             return super().forward(indices)
 
 
+class ExactExamples(CPTEmbedding):
+    """CPT's prompt, kept within its bound by a projection that does not move what lies within or on the bound.
+
+    peft's scales again at every pass, and rounding moves the prompt each time.
+    """
+
+    def get_projection(self) -> torch.Tensor:
+        """The bounded change of the prompt, `[tokens, width]`."""
+        with torch.no_grad():
+            change = self.delta_embedding.weight
+            bound = self.get_epsilon().to(change.device)
+            norm = change.norm(dim=1)
+            factor = torch.where(norm > bound * (1 + 1e-5), bound / norm, 1.0)
+            return change * factor.unsqueeze(1)
+
+
+EXACT: dict[type, type] = {PromptEncoder: ExactPrompt, CPTEmbedding: ExactExamples}
+
+
 def exact_prompt(model: PeftModel, adapter: str) -> None:
-    """Make a model's p-tuning encoder, where it has one, an `ExactPrompt`."""
+    """Make a model's prompt, where peft's own class for it would not compute the same twice, an exact one."""
     encoder = getattr(model, "prompt_encoder", {})
-    if adapter in encoder and type(encoder[adapter]) is PromptEncoder:
-        encoder[adapter].__class__ = ExactPrompt
+    if adapter in encoder and type(encoder[adapter]) in EXACT:
+        encoder[adapter].__class__ = EXACT[type(encoder[adapter])]
 
 
 def virtual_tokens(model: PeftModel, adapter: str) -> int:

@@ -117,6 +117,11 @@ class MemoryModel:
             self._known[key] = self._run(configuration, rows)
         return self._known[key]
 
+    def choosing_bytes(self, configuration: Configuration) -> int:
+        """What choosing weights by Fisher information needs beside a step of training: sums and gradients, float32."""
+        chosen = [name for name, part in configuration.parts() if METHODS[part.method].chooses == "fisher"]
+        return sum(2 * 4 * self._modules[name].params for name in chosen)
+
     def base_bytes(self) -> int:
         """Bytes of the frozen model alone."""
         model = self.carrier().model
@@ -293,7 +298,7 @@ class MemoryGate:
         ceiling = self._ceiling(configuration)
         if ceiling is not None and ceiling <= self._limit:
             return True, ceiling
-        exact = self._corrected(self._model.predict(configuration).bytes)
+        exact = self._corrected(self._model.predict(configuration).bytes + self._model.choosing_bytes(configuration))
         return exact <= self._limit, exact
 
     def observe(self, configuration: Configuration, measured: int) -> None:
@@ -311,7 +316,8 @@ class MemoryGate:
         self._rows = max(self._rows, configuration.training.batch_size)
         bare = self._bare()
         references = (self._model.predict(self._reference(method)).bytes for method in configuration.methods)
-        return self._corrected(bare + sum(max(0, reference - bare) for reference in references))
+        choosing = self._model.choosing_bytes(configuration)
+        return self._corrected(bare + choosing + sum(max(0, reference - bare) for reference in references))
 
     def _bare(self) -> int:
         # Only a head of ours can be trained without any part; what the others lack here is counted with every method.

@@ -54,6 +54,8 @@ class ModelShape(Protocol):
     def hidden_size(self) -> int: ...
     @property
     def reads_tokens(self) -> bool: ...
+    @property
+    def writes_tokens(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Method:
         predictable: Whether a training step of it runs on tensors without values, so that its memory is known exactly.
         builds_on_meta: Whether it can be built without weights on torch's meta device.
         choices: Other knobs and their legal values.
+        chooses: What places are chosen by when a trial begins: ``magnitude`` of the frozen weights, ``fisher``
+            information of the training data, ``tokens`` or whole ``examples`` of it; None where nothing is.
         whole: Whether it is about the whole model and cannot be mixed: shared state, or a prompt.
         unsearchable: Why no search offers it, or None.
         tier: 1 in the default space, 2 by name, 3 experimental.
@@ -142,6 +146,7 @@ class Method:
     predictable: bool = True
     builds_on_meta: bool = True
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    chooses: Literal["magnitude", "fisher", "tokens", "examples"] | None = None
     whole: bool = False
     unsearchable: str | None = None
     tier: int = 1

@@ -1,4 +1,6 @@
-"""Updates of chosen weights: SHiRA at random, PaFi and Super-tuning by magnitude; and OSF's low singular directions."""
+"""Updates of chosen weights: SHiRA at random, PaFi and Super-tuning by magnitude, FishMask by Fisher information; and
+OSF's low singular directions.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,12 @@ PARTS_PER_MILLE = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100)
 
 
 def _mask(knobs: Knobs) -> dict[str, Any]:
-    # The rule by which weights are chosen is no field of peft's config: the host hands it over. A fixed seed lets plain
-    # peft choose the same ones at random; modules of one shape then train the same places.
-    return {"r": knobs["r"], "mask": knobs["mask"], "random_seed": MASK_SEED}
+    # A fixed seed lets plain peft choose the same ones; modules of one shape train the same places.
+    return {"r": knobs["r"], "random_seed": MASK_SEED}
+
+
+def _positions(site: SiteShape, knobs: Knobs) -> int:
+    return 4 * low_rank(site, knobs)
 
 
 def _super(knobs: Knobs) -> dict[str, Any]:
@@ -39,7 +44,6 @@ SHIRA = on_linear(
     count=low_rank,
     size="r",
     sizes=half_rank,
-    site_knobs=lambda site: {"mask": "random"},
     peft_type="SHIRA",
     stock=_mask,
     base="own",
@@ -57,12 +61,25 @@ PAFI = on_linear(
     size="r",
     sizes=half_rank,
     # The weights of the smallest magnitude, per module (the paper chooses over the whole model).
-    site_knobs=lambda site: {"mask": "smallest"},
-    peft_type="SHIRA",
-    stock=_mask,
-    base="own",
-    innermost=True,
-    predictable=False,
+    layer="sparse",
+    chooses="magnitude",
+    extra_bytes=_positions,
+    allows=lambda site: True,
+)
+
+FISHMASK = on_linear(
+    "fishmask",
+    family="selective",
+    paper=Paper("Training Neural Networks with Fixed Sparse Masks", "https://arxiv.org/abs/2111.09839"),
+    rate=Rate(3e-4, 3e-3, 1e-2),
+    count=low_rank,
+    size="r",
+    sizes=half_rank,
+    # The weights of the highest Fisher information, per module (the paper chooses over the whole model).
+    layer="sparse",
+    chooses="fisher",
+    extra_bytes=_positions,
+    allows=lambda site: True,
 )
 
 SUPERTUNING = on_linear(

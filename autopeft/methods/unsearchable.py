@@ -24,30 +24,6 @@ def _row(name: str, family: Family, title: str, link: str, peft_type: str | None
 
 UNSEARCHABLE = (
     _row(
-        "frod",
-        "reparameterized",
-        "Full-Rank Efficient Fine-Tuning with Rotational Degrees",
-        "https://doi.org/10.1609/aaai.v40i31.39813",
-        "FROD",
-        "it decomposes every weight before training, and its parameters are not known before that",
-    ),
-    _row(
-        "adamss",
-        "reparameterized",
-        "AdaMSS: Adaptive Multi-Subspace Approach for Parameter-Efficient Fine-Tuning",
-        "https://openreview.net/forum?id=8ZdWmpYxT0",
-        "ADAMSS",
-        "it clusters every weight's subspaces before training, and its parameters are not known before that",
-    ),
-    _row(
-        "cpt",
-        "additive",
-        "Context-Aware Prompt Tuning: Advancing In-Context Learning with Adversarial Methods",
-        "https://arxiv.org/abs/2410.17222",
-        "CPT",
-        "its prompt is made of chosen examples and changes the loss",
-    ),
-    _row(
         "multitask_prompt_tuning",
         "additive",
         "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning",
@@ -94,13 +70,5 @@ UNSEARCHABLE = (
         "https://github.com/huggingface/peft",
         "SHADOW",
         "it runs a second small model beside decoder layers and adds a loss of its own",
-    ),
-    _row(
-        "trainable_tokens",
-        "selective",
-        "Trainable tokens, as in peft",
-        "https://github.com/huggingface/peft",
-        "TRAINABLE_TOKENS",
-        "which rows of the embedding to train follows from the vocabulary of the data, not from a search",
     ),
 )

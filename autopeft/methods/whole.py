@@ -83,6 +83,46 @@ def _vblora(knobs: Knobs) -> dict[str, Any]:
     return {"r": knobs["r"], "num_vectors": knobs["vectors"], "vector_length": knobs["length"]}
 
 
+FROD_PERMILLE = (1, 2, 5, 10, 20, 50)
+
+
+def _nonzero(site: SiteShape, knobs: Knobs) -> int:
+    # As peft rounds it: entries of a square that are not on its diagonal.
+    square = site.in_features**2
+    return max(1, min(int(square * (int(knobs["permille"]) / 1000)), square - site.in_features))
+
+
+def _count_frod(modules: ModelShape, knobs: Knobs) -> int:
+    return sum(site.in_features + _nonzero(site, knobs) for site in adapted_sites(modules, knobs))
+
+
+def _extra_frod(modules: ModelShape, knobs: Knobs) -> int:
+    # A basis and the places of the entries, for every kind of module.
+    kinds = {(site.role, site.in_features, site.out_features): site for site in adapted_sites(modules, knobs)}
+    return sum(4 * site.in_features**2 + 16 * _nonzero(site, knobs) + 1024 for site in kinds.values())
+
+
+def _adamss_rank(site: SiteShape, knobs: Knobs) -> int:
+    return min(int(knobs["r"]), site.out_features, site.in_features + int(site.bias))
+
+
+def _count_adamss(modules: ModelShape, knobs: Knobs) -> int:
+    # One direction in each subspace; together the subspaces hold every output.
+    subspaces = int(knobs["subspaces"])
+    return sum(
+        min(subspaces, site.out_features) * _adamss_rank(site, knobs) + site.out_features
+        for site in adapted_sites(modules, knobs)
+    )
+
+
+def _extra_adamss(modules: ModelShape, knobs: Knobs) -> int:
+    # The frozen projection of every module, and a tensor's entry for every subspace.
+    return sum(
+        4 * _adamss_rank(site, knobs) * (site.in_features + 1) + 400 * int(knobs["subspaces"])
+        for site in adapted_sites(modules, knobs)
+    )
+
+
 def _count_prompt(modules: ModelShape, knobs: Knobs) -> int:
     return int(knobs["tokens"]) * modules.hidden_size
 
@@ -249,6 +289,53 @@ RANDLORA = _whole(
     dropout="randlora_dropout",
 )
 
+FROD = _whole(
+    "frod",
+    family="reparameterized",
+    paper=Paper("Full-Rank Efficient Fine-Tuning with Rotational Degrees", "https://doi.org/10.1609/aaai.v40i31.39813"),
+    rate=Rate(1e-4, 2e-3, 2e-2),
+    count=_count_frod,
+    size="permille",
+    sizes=lambda modules: FROD_PERMILLE,
+    defaults={"where": "all"},
+    choices={"where": ALL_WHERE},
+    mergeable=True,
+    targets=frozenset({"peft", "merged"}),
+    peft_type="FROD",
+    # Bases are stored: made again on another machine they could differ in sign.
+    stock=lambda knobs: {"sparse_rate": knobs["permille"] / 1000, "save_projection": True, "progressbar": False},
+    dropout="frod_dropout",
+    extra_bytes=_extra_frod,
+    # It decomposes the frozen weights when it is built.
+    predictable=False,
+    builds_on_meta=False,
+    tier=3,
+)
+
+ADAMSS = _whole(
+    "adamss",
+    family="reparameterized",
+    paper=Paper(
+        "AdaMSS: Adaptive Multi-Subspace Approach for Parameter-Efficient Fine-Tuning",
+        "https://openreview.net/forum?id=8ZdWmpYxT0",
+    ),
+    rate=Rate(3e-4, 3e-3, 2e-2),
+    count=_count_adamss,
+    size="r",
+    sizes=_ranks,
+    defaults={"where": "all", "subspaces": 5},
+    choices={"where": ALL_WHERE, "subspaces": (3, 5, 10)},
+    mergeable=True,
+    targets=frozenset({"peft", "merged"}),
+    peft_type="ADAMSS",
+    stock=lambda knobs: {"r": knobs["r"], "num_subspaces": knobs["subspaces"], "subspace_rank": 1},
+    extra_bytes=_extra_adamss,
+    # It decomposes and clusters the frozen weights when it is built.
+    predictable=False,
+    builds_on_meta=False,
+    tier=3,
+)
+
 PROMPT_TUNING = _whole(
     "prompt_tuning",
     family="additive",
@@ -293,4 +380,31 @@ PREFIX_TUNING = _whole(
     peft_type="PREFIX_TUNING",
     stock=lambda knobs: {"num_virtual_tokens": knobs["tokens"]},
     quantised=True,
+)
+
+CPT = _whole(
+    "cpt",
+    family="additive",
+    paper=Paper(
+        "Context-Aware Prompt Tuning: Advancing In-Context Learning with Adversarial Methods",
+        "https://arxiv.org/abs/2410.17222",
+    ),
+    rate=Rate(1e-4, 1e-3, 1e-2),
+    count=_count_prompt,
+    size="tokens",
+    # Whole training examples; what is left of the length is filled up with the beginning of one more.
+    sizes=lambda modules: (4, 8, 16, 32, 64, 128, 256),
+    allows=lambda modules: modules.reads_tokens and modules.writes_tokens,
+    defaults={"epsilon": 0.1},
+    choices={"epsilon": (0.1, 1.0)},
+    identity=False,
+    peft_type="CPT",
+    chooses="examples",
+    # The loss stays that of the task: the examples' own answers are not part of it.
+    stock=lambda knobs: {
+        "cpt_token_ids": [0] * knobs["tokens"],
+        "opt_projection_epsilon": knobs["epsilon"],
+        "opt_projection_format_epsilon": knobs["epsilon"],
+    },
+    predictable=False,
 )

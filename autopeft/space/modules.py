@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Role = Literal["query", "key", "value", "qkv", "output", "up", "gate", "down", "norm"]
+Role = Literal["query", "key", "value", "qkv", "output", "up", "gate", "down", "norm", "embedding"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 
@@ -19,9 +19,9 @@ class Site:
 
     Attributes:
         name: Full module name in the carrier model, e.g. ``encoder.layer.0.attention.self.query``.
-        block: Index of the transformer block, from 0 at the input.
+        block: Index of the transformer block, from 0 at the input; 0 for an embedding.
         role: What the module does in its block.
-        in_features: Width of its input (of the norm, for a norm).
+        in_features: Width of its input (of the norm, for a norm; tokens of the vocabulary, for an embedding).
         out_features: Width of its output.
         bias: Whether it has a bias.
         params: Its own parameters.
@@ -56,6 +56,7 @@ class ModuleMap:
         hidden_size: Width of the residual stream.
         architecture: The model type of its config, for messages only.
         reads_tokens: Whether it embeds token ids (an image model does not).
+        writes_tokens: Whether it has an output layer over the vocabulary.
     """
 
     sites: tuple[Site, ...]
@@ -64,6 +65,7 @@ class ModuleMap:
     hidden_size: int
     architecture: str
     reads_tokens: bool = True
+    writes_tokens: bool = False
 
     def __getitem__(self, name: str) -> Site:
         for site in self.sites:

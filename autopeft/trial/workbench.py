@@ -31,6 +31,7 @@ from autopeft.space.modules import ModuleMap
 from autopeft.spec import METRICS
 from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
 from autopeft.trial import checkpoint, probes, train
+from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
 from autopeft.trial.setup import Progress, WorkSetup
@@ -134,7 +135,7 @@ class Workbench:
 
     def _train(self, job: Train, clock: JobClock) -> Outcome:
         setup, carrier = self.setup, self.carrier(job.head)
-        job, model, optimizer = self._take(job, carrier)
+        job, model, optimizer = self._take(job, carrier, clock)
         if job.rows_from == 0:
             self._check_latency(model, carrier)
         if self.device.type == "cuda":
@@ -168,7 +169,7 @@ class Workbench:
             values={"adapter_params": model.adapter_params, "head_params": model.head_params},
         )
 
-    def _take(self, job: Train, carrier: Carrier) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
+    def _take(self, job: Train, carrier: Carrier, clock: JobClock) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
         """The trial's model and optimizer: the resident ones, from its checkpoint, or fresh.
 
         Where the checkpoint is damaged the trial starts anew: the job returned says from which row.
@@ -189,7 +190,8 @@ class Workbench:
                 job = replace(job, rows_from=0)
             else:
                 return job, model, optimizer
-        model = adapt(carrier, job.configuration, self.modules(job.head), seed=job.seed).to(self.device)
+        data = FromTraining(self.setup, lambda: self._bare(carrier), self.device, clock)
+        model = adapt(carrier, job.configuration, self.modules(job.head), seed=job.seed, data=data).to(self.device)
         self._start_head(model)
         return job, model, build_optimizer(model.groups(), training)
 

@@ -55,6 +55,14 @@ class PrefixPart(OwnPart):
 
         return split(self.key), split(self.value)
 
+    def log_gate(self) -> torch.Tensor | None:
+        """Log of the share, in (0, 1], of each token's attention to the prefix that is let through.
+
+        Returns:
+            `[batch, 1, tokens, 1]`, or None where all of it is.
+        """
+        return None
+
 
 def eager_kernel(module: nn.Module) -> Kernel:
     """The plain attention function of the module's own architecture.
@@ -92,7 +100,10 @@ def prefixed(family: str, prefixes: Callable[[nn.Module], Iterable[PrefixPart]])
             keys, values = prefix.heads(key)
             length = keys.shape[2]
             key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-            if attention_mask is not None:
+            gate = prefix.log_gate()
+            if gate is not None:
+                attention_mask = _weighed(gate, length, attention_mask, query, key)
+            elif attention_mask is not None:
                 # Every token may attend to the prefix: True in a boolean mask, 0 in an additive one.
                 attention_mask = functional.pad(attention_mask, (length, 0), value=attention_mask.dtype == torch.bool)
             if kwargs.get("position_bias") is not None:
@@ -100,6 +111,30 @@ def prefixed(family: str, prefixes: Callable[[nn.Module], Iterable[PrefixPart]])
         return kernel(module, query, key, value, attention_mask, **kwargs)
 
     return attention
+
+
+def _weighed(
+    gate: torch.Tensor, length: int, mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
+) -> torch.Tensor:
+    """An additive mask over prefix and tokens: `gate` for the prefix, the former mask for the tokens.
+
+    Args:
+        gate: `[batch, 1, queries, 1]`.
+        length: Of the prefix.
+        mask: Boolean or additive, `[batch or 1, heads or 1, queries, tokens]`, or None.
+        query: `[batch, heads, queries, width]`.
+        key: With the prefix, `[batch, key heads, length + tokens, width]`.
+    """
+    tokens = key.shape[2] - length
+    if mask is None:
+        additive = query.new_zeros((1, 1, query.shape[2], tokens))
+    elif mask.dtype == torch.bool:
+        additive = query.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(query.dtype).min)
+    else:
+        additive = mask
+    gate = gate.to(additive.dtype).expand(-1, additive.shape[1], -1, length)
+    additive = additive.expand(gate.shape[0], -1, gate.shape[2], -1)
+    return torch.cat([gate, additive], dim=-1)
 
 
 def _causal(module: nn.Module, query: torch.Tensor, key: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor | None:

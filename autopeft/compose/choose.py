@@ -1,0 +1,75 @@
+"""Places that are chosen when a trial begins: single weights, tokens, the examples that a prompt begins as.
+
+A stored adapter holds what was chosen, so nothing is chosen again when it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.compose.host import ADAPTER, hosted_parts
+from autopeft.compose.layers.sparse import SparsePart, TokensPart
+from autopeft.methods import METHODS
+
+__all__ = ["TrainingData", "choose"]
+
+
+class TrainingData(Protocol):
+    """What a build may ask of the training data; each question is asked at most once for a build."""
+
+    def fisher(self, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        """Fisher information of frozen weights by module name, float32, each of the shape that the weight has."""
+
+    def frequent_tokens(self, count: int) -> torch.Tensor:
+        """The tokens that are most frequent, int64 `[count]`."""
+
+    def examples(self, count: int) -> torch.Tensor:
+        """The tokens of whole examples one after the other, cut off at a length: int64 `[count]`."""
+
+
+def choose(model: PeftModel, data: TrainingData | None) -> None:
+    """Choose the places of all parts that have such; on the meta device there is nothing to choose by.
+
+    Args:
+        model: Just built.
+        data: None where stored places are loaded afterwards, or where they do not matter; what would be chosen by the
+            data then stays where it was made.
+    """
+    parts = [(name, *rest) for name, *rest in hosted_parts(model) if not rest[-1].weight.is_meta]
+    by_fisher = [name for name, method, _, _ in parts if METHODS[method].chooses == "fisher"]
+    fisher = data.fisher(by_fisher) if data is not None and by_fisher else {}
+    for name, method, part, module in parts:
+        if isinstance(part, TokensPart):
+            if data is not None:
+                part.settle(data.frequent_tokens(len(part.positions)))
+        elif isinstance(part, SparsePart):
+            if METHODS[method].chooses == "magnitude":
+                part.settle_by(-_stored_by_row(module, module.weight.detach().abs()))
+            elif name in fisher:
+                part.settle_by(_stored_by_row(module, fisher[name]))
+    if data is not None and getattr(model, "autopeft_whole", None) is not None:
+        _begin_as_examples(model, data)
+
+
+def _stored_by_row(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Values of the weights as `[out, in]`."""
+    return values.T if isinstance(module, Conv1D) else values
+
+
+def _begin_as_examples(model: PeftModel, data: TrainingData) -> None:
+    if METHODS[model.autopeft_whole].chooses != "examples":
+        return
+    encoder, config = model.prompt_encoder[ADAPTER], model.peft_config[ADAPTER]
+    tokens = data.examples(config.num_virtual_tokens)
+    embeddings = model.get_base_model().get_input_embeddings()
+    if embeddings.weight.is_meta:
+        return
+    with torch.no_grad():
+        encoder.embedding.weight.copy_(embeddings(tokens.to(embeddings.weight.device)).float())
+    config.cpt_token_ids = encoder.config.cpt_token_ids = tokens.tolist()
