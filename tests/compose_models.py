@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import subprocess
 import sys
@@ -171,6 +172,20 @@ def train_steps(adapted: AdaptedModel, steps: int = 3, rate: float = 1e-2, autoc
         loss.backward()
         optimizer.step()
     adapted.eval()
+
+
+def gradients_reach(adapted: AdaptedModel) -> set[str]:
+    """Tensors that the data reaches: after a few steps their gradient is more than rounding."""
+    twin = copy.deepcopy(adapted)
+    optimizer = torch.optim.AdamW(list(twin.trained().values()), lr=1e-2)
+    found: set[str] = set()
+    twin.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(twin).backward()
+        found |= {key for key, p in twin.trained().items() if p.grad is not None and float(p.grad.abs().max()) > 1e-10}
+        optimizer.step()
+    return found
 
 
 def logits_of(adapted: AdaptedModel) -> torch.Tensor:

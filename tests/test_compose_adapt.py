@@ -12,6 +12,7 @@ from compose_models import (
     base_logits,
     build,
     carrier_of,
+    gradients_reach,
     logits_of,
     loss_of,
     rows,
@@ -68,13 +69,13 @@ def test_random_configurations(folders: dict[str, Path], name: str, seed: int) -
     assert sum(p.numel() for p in built.values()) == configuration.adapter_params(modules) == adapted.adapter_params
     assert set(adapted.groups()) - {"head"} == set(configuration.methods)
     assert {id(p) for p in adapted.parameters() if p.requires_grad} == {id(p) for p in adapted.trained().values()}
-    if "prefix" not in configuration.methods:
+    if all(METHODS[method].identity for method in configuration.methods):
         torch.testing.assert_close(logits_of(adapted), base_logits(carrier, adapted), atol=2e-5, rtol=1e-5)
-    start = copies(adapted)
+    start, reached = copies(adapted), gradients_reach(adapted)
     train_steps(adapted)
     end = copies(adapted)
-    frozen = [key for key in start if torch.equal(start[key], end[key])]
-    assert frozen == []
+    assert [key for key in reached if torch.equal(start[key], end[key])] == []
+    assert len(reached) >= 0.8 * len(start)
     assert checksum(carrier) == before
 
 

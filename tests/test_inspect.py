@@ -105,7 +105,7 @@ def on_meta(config: PretrainedConfig) -> nn.Module:
 def roles(modules: ModuleMap, block: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for site in modules.sites:
-        if site.block == block and site.role != "norm":
+        if site.block == block and site.role not in ("norm", "embedding"):
             found[site.role] = found.get(site.role, 0) + 1
     return found
 
@@ -123,6 +123,9 @@ def test_roles_widths_and_reads(name: str) -> None:
     for site in modules.sites:
         module = real[site.name]
         assert site.params == sum(p.numel() for p in module.parameters())
+        if site.role == "embedding":
+            # Its widths are those of a look-up: the vocabulary, and what comes out.
+            assert (site.in_features, site.out_features) == tuple(module.weight.shape)
         assert site.bias == (getattr(module, "bias", None) is not None)
         assert site.kv_features == (kv if site.role in ("key", "qkv") else None)
         if site.role == "down":
@@ -177,15 +180,17 @@ def test_t5_encoder() -> None:
 def test_task_classes_keep_their_prefix_and_the_head_is_not_counted() -> None:
     bert = AutoModelForSequenceClassification.from_config(CASES["bert"][0])
     modules = module_map(bert)
-    assert all(site.name.startswith("bert.encoder.layer.") for site in modules.sites)
+    assert modules.sites[0].name == "bert.embeddings.word_embeddings"
+    assert all(site.name.startswith("bert.encoder.layer.") for site in modules.sites[1:])
     assert modules.base_params == sum(p.numel() for p in bert.bert.parameters())
     llama = module_map(AutoModelForCausalLM.from_config(CASES["llama"][0]))
-    assert all(site.name.startswith("model.layers.") for site in llama.sites)
+    assert all(site.name.startswith("model.layers.") for site in llama.sites[1:])
+    assert (modules.writes_tokens, llama.writes_tokens) == (False, True)
 
 
 def test_order_is_that_of_execution() -> None:
     names = [site.role for site in module_map(on_meta(CASES["llama"][0])).sites if site.block == 0]
-    assert names == ["norm", "query", "key", "value", "output", "norm", "gate", "up", "down"]
+    assert names == ["embedding", "norm", "query", "key", "value", "output", "norm", "gate", "up", "down"]
 
 
 def test_nothing_about_the_model_changes() -> None:

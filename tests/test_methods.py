@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ from compose_models import (
     build,
     carrier_of,
     config_for,
+    gradients_reach,
     logits_of,
-    loss_of,
     rows,
     run_script,
     save_tiny,
@@ -118,20 +117,6 @@ def test_answers_are_selected_before_the_output_layer_exactly(carriers: dict[str
         selected = answer_logits(adapted, batch)
         whole = adapted(ids, mask)
     torch.testing.assert_close(selected, whole.flatten(0, 1)[positions], atol=1e-5, rtol=1e-5)
-
-
-def gradients_reach(adapted: AdaptedModel) -> set[str]:
-    """Tensors that the data reaches: after a few steps their gradient is more than rounding."""
-    twin = copy.deepcopy(adapted)
-    optimizer = torch.optim.AdamW(list(twin.trained().values()), lr=1e-2)
-    found: set[str] = set()
-    twin.train()
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss_of(twin).backward()
-        found |= {key for key, p in twin.trained().items() if p.grad is not None and float(p.grad.abs().max()) > 1e-10}
-        optimizer.step()
-    return found
 
 
 @pytest.mark.parametrize("method", SEARCHABLE)

@@ -183,7 +183,7 @@ class HybridModel(BaseTuner):
         if config.kv_features:
             _use_prefix_attention(model)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        _add_taps(model, adapter_name)
+        _hang_taps(model)
 
     def _create_and_replace(
         self,
@@ -268,11 +268,11 @@ class HybridModel(BaseTuner):
                 holder, attribute = candidate
                 break
         else:
-            if method == "layernorm" and shared:
-                # It trains a copy of what it wraps, which must be the bare norm and not another adapter's part.
+            if method in NEED_BARE and shared:
                 holder, attribute = getattr(*shared[0]), "base_layer"
         tuner._create_and_replace(stock, adapter, getattr(holder, attribute), attribute, holder, current_key=key)
         layer = getattr(holder, attribute)
+        layer.__class__ = _passing(type(layer))
         _own_dropout(layer, adapter)
         return layer
 
@@ -293,14 +293,8 @@ class HybridModel(BaseTuner):
     ) -> nn.Module:
         if merge:
             self._check_mergeable(adapter_names)
-            # Inner parts first: peft merges the outermost layer of a module only.
-            for _, layer in reversed(list(self.model.named_modules())):
-                if isinstance(layer, BaseTunerLayer) and isinstance(getattr(layer, "base_layer", None), BaseTunerLayer):
-                    _merge_inner(layer, adapter_names)
-        for module in self.model.modules():
-            for handle, hook in list(module._forward_pre_hooks.items()):
-                if isinstance(hook, Tap):
-                    del module._forward_pre_hooks[handle]
+            _merge_stacks(self.model, adapter_names or self.active_adapters)
+        _take_taps_off(self.model)
         return super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names
         )
@@ -456,11 +450,21 @@ def tensor_prefix(method: str) -> str:
     return str(PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(row.peft_type)])
 
 
-def _add_taps(model: nn.Module, adapter: str) -> None:
+def _hang_taps(model: nn.Module) -> None:
+    """Let every parallel part read what goes into its module, before any other part of that module changes it."""
+    _take_taps_off(model)
     for layer in list(model.modules()):
-        part = layer.part[adapter] if isinstance(layer, HostedLayer) and adapter in layer.part else None
-        if isinstance(part, ParallelPart) and part.reads is not None:
-            _innermost(model.get_submodule(part.reads)).register_forward_pre_hook(Tap(layer, part, adapter))
+        if isinstance(layer, HostedLayer):
+            for adapter, part in layer.part.items():
+                if isinstance(part, ParallelPart) and part.reads is not None:
+                    model.get_submodule(part.reads).register_forward_pre_hook(Tap(layer, part, adapter))
+
+
+def _take_taps_off(model: nn.Module) -> None:
+    for module in model.modules():
+        for handle, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, Tap):
+                del module._forward_pre_hooks[handle]
 
 
 def _innermost(module: nn.Module) -> nn.Module:
@@ -497,15 +501,87 @@ def _own_dropout(layer: nn.Module, adapter: str) -> None:
             container[adapter] = AdapterDropout(container[adapter].p)
 
 
-def _merge_inner(layer: nn.Module, adapter_names: list[str] | None) -> None:
-    inner = layer.base_layer
-    chain = []
-    while isinstance(inner, BaseTunerLayer):
-        chain.append(inner)
-        inner = inner.base_layer
-    for each in reversed(chain):
-        if not each.merged:
-            each.merge(adapter_names=adapter_names)
+NEED_BARE = frozenset({"layernorm", *(name for name, row in METHODS.items() if row.innermost and row.peft_type)})
+"""Methods whose layers compute from the frozen module itself, or train a copy of it: nothing can lie between."""
+
+
+class _Passing:
+    """Mixed into layers of peft: when none of their own adapters is active, they pass on to what lies inside of them.
+
+    Left alone some would take no notice of that, some would fail, some would round.
+    """
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        names = [name for name in self.adapter_layer_names if hasattr(self, name)]  # type: ignore[attr-defined]
+        held = {adapter for name in names for adapter in getattr(self, name)}
+        if held.isdisjoint(self.active_adapters):  # type: ignore[attr-defined]
+            return self.base_layer(x, *args, **kwargs)  # type: ignore[attr-defined]
+        return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+
+
+def _passing(kind: type) -> type:
+    """The passing kind of one of peft's layers, made once and found by name, so that models can be pickled."""
+    if issubclass(kind, _Passing):
+        return kind
+    name = f"_Passing_{kind.__module__.split('.')[-2]}_{kind.__name__}"
+    if name not in globals():
+        globals()[name] = type(name, (_Passing, kind), {"__module__": __name__, "__doc__": kind.__doc__})
+    made: type = globals()[name]
+    return made
+
+
+def _merge_stacks(model: nn.Module, adapters: list[str]) -> None:
+    """Merge what lies on modules with several layers of parts: peft merges single layers only.
+
+    Linear layers are merged by what they compute, because many layers read the frozen weight as they run: merging them
+    one after the other would let them read one that has changed already.
+    """
+    stacks = [
+        (model.get_submodule(parent), attribute, name, layer)
+        for name, layer in model.named_modules()
+        for parent, _, attribute in [name.rpartition(".")]
+        if isinstance(layer, BaseTunerLayer) and isinstance(getattr(layer, "base_layer", None), BaseTunerLayer)
+    ]
+    for holder, attribute, name, layer in stacks:
+        if isinstance(holder, BaseTunerLayer):
+            continue
+        chain = [layer]
+        while isinstance(chain[-1].base_layer, BaseTunerLayer):
+            chain.append(chain[-1].base_layer)
+        if isinstance(layer.get_base_layer(), nn.Linear | Conv1D):
+            for each in chain:
+                each.set_adapter(adapters)
+            setattr(holder, attribute, _computed(layer, name))
+        else:
+            for each in reversed(chain[1:]):
+                each.merge(adapter_names=adapters)
+
+
+@torch.no_grad()
+def _computed(layer: BaseTunerLayer, name: str) -> nn.Module:
+    """The frozen module of a stack of mergeable layers with the weight and bias that the stack computes.
+
+    Raises:
+        ValueError: The module holds no plain numbers, or has no bias for what would have to be one.
+    """
+    module = layer.get_base_layer()
+    if not module.weight.is_floating_point():
+        raise ValueError(f"{name} is quantised, and nothing can be merged into it")
+    dtype, wide_in = module.weight.dtype, _shape(module)[0]
+    # In new storage: the frozen tensors may be shared.
+    module.weight = nn.Parameter(module.weight.detach().float(), requires_grad=False)
+    if module.bias is not None:
+        module.bias = nn.Parameter(module.bias.detach().float(), requires_grad=False)
+    rows = torch.eye(wide_in, device=module.weight.device)
+    bias = layer(rows.new_zeros(1, wide_in))
+    weight = torch.cat([layer(chunk) - bias for chunk in rows.split(1024)])
+    if module.bias is not None:
+        module.bias = nn.Parameter(bias[0].to(dtype), requires_grad=False)
+    elif bool(bias.abs().max() > 0):
+        raise ValueError(f"{name} has no bias that a trained one could be merged into")
+    plain = weight if isinstance(module, Conv1D) else weight.T.contiguous()
+    module.weight = nn.Parameter(plain.to(dtype), requires_grad=False)
+    return module
 
 
 def _active_prefixes(module: nn.Module) -> Iterator[PrefixPart]:
