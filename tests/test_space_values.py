@@ -85,7 +85,7 @@ def test_empty_space_and_layers_with_attention_methods_are_refused():
 
 def test_predicates_follow_the_table():
     assert select("hosted and mergeable", METHODS) == tuple(n for n, m in METHODS.items() if m.mergeable and m.hosted)
-    assert select('"block" in slots and not mergeable', METHODS) == ("serial", "parallel", "compacter")
+    assert select('"prefix" in slots and not mergeable', METHODS) == ("prefix", "gated_prefix")
     assert select('tier == 1 and (name == "lora" or family == "selective")', METHODS) == ("lora", "bias", "layernorm")
     assert select("1 <= tier <= 1", METHODS) == tuple(n for n, m in METHODS.items() if m.tier == 1)
     assert select('name in ["ia3", "dora"]', METHODS) == ("dora", "ia3")

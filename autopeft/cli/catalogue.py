@@ -150,7 +150,8 @@ def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
     # Narrow enough, together, for a terminal of 80 columns.
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("name", "family", "on", "size", "rate", "targets", "tier"):
-        table.add_column(name, no_wrap=True, style="bold" if name == "name" else "")
+        # Targets may go on in a second line; what else is shown stays whole.
+        table.add_column(name, no_wrap=name != "targets", style="bold" if name == "name" else "")
     for method in METHODS.values():
         if method.unsearchable is None:
             table.add_row(

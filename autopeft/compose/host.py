@@ -472,6 +472,9 @@ def _innermost(module: nn.Module) -> nn.Module:
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:
+    if isinstance(module, nn.Linear):
+        # A quantised layer's weight is packed.
+        return module.in_features, module.out_features
     weight = module.weight
     if weight.ndim == 1:
         return weight.shape[0], weight.shape[0]
