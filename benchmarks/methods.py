@@ -160,9 +160,7 @@ def table() -> str:
             )
             top = max((row["score"] for row in of_task if "score" in row), default=None)
             cells.append(f"**{top:.3f}** ({each})" if top is not None else each or "not run")
-        costs = [
-            1000 * row["train_cpu_seconds"] / row["rows"] for row in mine if "train_cpu_seconds" in row
-        ]
+        costs = [1000 * row["train_cpu_seconds"] / row["rows"] for row in mine if "train_cpu_seconds" in row]
         cells.append(f"{min(costs):.1f}" if costs else "-")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -40,8 +40,14 @@ def choose(model: PeftModel, data: TrainingData | None) -> None:
         model: Just built.
         data: None where stored places are loaded afterwards, or where they do not matter; what would be chosen by the
             data then stays where it was made.
+
+    Raises:
+        ValueError: Single weights are to be chosen in a quantised base.
     """
     parts = [(name, *rest) for name, *rest in hosted_parts(model) if not rest[-1].weight.is_meta]
+    for name, method, part, module in parts:
+        if isinstance(part, SparsePart) and not module.weight.is_floating_point():
+            raise ValueError(f"{method} chooses among the weights of {name}, which are quantised")
     by_fisher = [name for name, method, _, _ in parts if METHODS[method].chooses == "fisher"]
     fisher = data.fisher(by_fisher) if data is not None and by_fisher else {}
     for name, method, part, module in parts:

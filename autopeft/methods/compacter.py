@@ -31,4 +31,5 @@ COMPACTER = Method(
     allows=lambda site: site.out_features % TERMS == 0,
     layer="compacter",
     tier=2,
+    quantised=True,
 )

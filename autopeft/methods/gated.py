@@ -31,7 +31,7 @@ def _count_prefix(site: SiteShape, knobs: Knobs) -> int:
 
 def _gated(name: str, **fields: Any) -> Method:
     """A row of this file."""
-    return Method(name=name, family="hybrid", paper=PAPER, layer=name, tier=2, **fields)
+    return Method(name=name, family="hybrid", paper=PAPER, layer=name, tier=2, quantised=True, **fields)
 
 
 GATED_LORA = _gated(

@@ -83,4 +83,5 @@ ADALORA = on_linear(
     peft_type="ADALORA",
     stock=_stock_adalora,
     dropout="lora_dropout",
+    quantised=True,
 )

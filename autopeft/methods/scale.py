@@ -22,4 +22,5 @@ SSF = Method(
     layer="ssf",
     base="own",
     tier=2,
+    quantised=True,
 )

@@ -53,6 +53,7 @@ FOURIERFT = on_linear(
     peft_type="FOURIERFT",
     stock=_fourier,
     patterns={"n_frequency": "n_frequency_pattern"},
+    quantised=True,
 )
 
 WAVEFT = on_linear(
@@ -72,6 +73,7 @@ WAVEFT = on_linear(
     stock=_wavelet,
     patterns={"n_frequency": "n_frequency_pattern"},
     predictable=False,
+    quantised=True,
 )
 
 C3A = on_linear(

@@ -26,4 +26,5 @@ TRAINABLE_TOKENS = Method(
     chooses="tokens",
     extra_bytes=lambda site, knobs: 8 * int(knobs["count"]),
     tier=2,
+    quantised=True,
 )

@@ -167,6 +167,7 @@ LILY = _whole(
     choices={"where": ALL_WHERE, "experts": (2, 4)},
     peft_type="LILY",
     stock=lambda knobs: {"r": knobs["r"], "num_B": knobs["experts"], "stride_A": 1},
+    quantised=True,
 )
 
 VERA = _whole(
@@ -226,6 +227,7 @@ VBLORA = _whole(
     stock=_vblora,
     dropout="vblora_dropout",
     predictable=False,
+    quantised=True,
 )
 
 UNILORA = _whole(
@@ -287,6 +289,7 @@ RANDLORA = _whole(
         "save_projection": False,
     },
     dropout="randlora_dropout",
+    quantised=True,
 )
 
 FROD = _whole(
@@ -365,6 +368,7 @@ P_TUNING = _whole(
     identity=False,
     peft_type="P_TUNING",
     stock=lambda knobs: {"num_virtual_tokens": knobs["tokens"], "encoder_hidden_size": knobs["encoder"]},
+    quantised=True,
 )
 
 PREFIX_TUNING = _whole(
@@ -407,4 +411,5 @@ CPT = _whole(
         "opt_projection_format_epsilon": knobs["epsilon"],
     },
     predictable=False,
+    quantised=True,
 )
