@@ -104,3 +104,13 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(pin, prereleases=True), f"{requirement} excludes the pinned {pin}"
+
+
+def test_the_peft_that_was_tested_is_the_peft_that_is_asked_for() -> None:
+    from autopeft.compose.host import PEFT_VERSION
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (asked,) = (line for line in project["dependencies"] if line.startswith("peft"))
+    major, minor = PEFT_VERSION.rstrip(".").split(".")
+    assert asked.startswith(f"peft>={PEFT_VERSION}")
+    assert asked.endswith(f",<{major}.{int(minor) + 1}")
