@@ -227,6 +227,19 @@ def test_plain_lora_has_one_rank_and_every_placement():
     assert len(shapes) >= 6
 
 
+def test_a_recipe_has_one_kind_of_prefix():
+    space = bound("hybrid", "bert", ("space.methods", ["lora", "prefix", "gated_prefix"]))
+    assert set(space.methods) == {"lora", "prefix"}
+    assert "one kind of prefix" in space.left_out["gated_prefix"]
+    gated = bound(
+        "hybrid", "bert", ("space.methods", ["lora", "gated_prefix"]), ("space.sizes", {"gated_prefix": [3, 7]})
+    )
+    generator = random.Random(2)
+    found = [gated.decode(anywhere(gated, generator)) for _ in range(200)]
+    used = {part for configuration in found for _, parts in configuration.sites for part in parts}
+    assert {part["length"] for part in used if part.method == "gated_prefix"} == {3, 7}
+
+
 def test_what_the_model_lacks_is_left_out_with_its_reason():
     assert "transformers' interface" in bound("hybrid", "deberta").left_out["prefix"]
     assert "no biases" in bound("hybrid", "llama").left_out["bias"]

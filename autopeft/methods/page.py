@@ -18,11 +18,13 @@ merging is exact where claimed, plain peft loads what is lowered.
   attention sees; all of these mix in one adapter. `whole model` methods share state between layers or are prompts, and
   are searched alone (`--space whole`).
 - **size**: the knob that spends parameters. **starts as base**: before training the model is unchanged.
+  `hybrid` methods are parts of UniPELT: each with a gate of its own, computed from what the module reads.
 - **targets**: what can load an adapter of this method alone. `peft`: plain peft, at any mixture of sizes; methods
   without it are saved as plain peft too when all sizes are equal. `merged`: folded into the weights. `vllm`: its rules
   for LoRA.
 - **base**: `shared` when the layer only adds to the frozen module's own output, so that several adapters can share it.
-- **4/8 bit**: was run on bitsandbytes' quantised bases. **tier**: 1 in the default space, 2 by name, 3 experimental.
+- **4/8 bit**: trains on bitsandbytes' 4-bit and 8-bit bases and is read back exactly there (`tests/test_quantised.py`).
+- **tier**: 1 in the default space, 2 by name, 3 experimental.
 """
 
 

@@ -103,7 +103,7 @@ class Placements:
         self.attention = self._attention(space, modules, names)
         self.block = self._block(space, modules, names)
         self.extra = {name: self._group(name, modules, space) for name in names if "extra" in METHODS[name].slots}
-        self.prefix = {name: self._group(name, modules, space) for name in names if "prefix" in METHODS[name].slots}
+        self.prefix = self._prefix(space, modules, names)
         self.lengths = self._lengths(space)
         self.mixtures: dict[Placement, Mixture] = {mixture.placement: mixture for mixture in self._all(space)}
         reached = {method for mixture in self.mixtures.values() for method in mixture.methods}
@@ -142,13 +142,21 @@ class Placements:
             return everywhere(method, method.roles, modules, legal)
         return everywhere(method, method.roles, modules, space.legal_sizes(name))
 
+    def _prefix(self, space: SpaceValues, modules: ModuleMap, names: Sequence[str]) -> tuple[str, Group] | None:
+        """The first method that puts a prefix before attention; a recipe has a length for one of them only."""
+        groups = {name: self._group(name, modules, space) for name in names if "prefix" in METHODS[name].slots}
+        fitting = [(name, group) for name, group in groups.items() if group is not None]
+        for name, _ in fitting[1:]:
+            self.left_out[name] = f"a recipe has one kind of prefix, and that is {fitting[0][0]} here"
+        return fitting[0] if fitting else None
+
     def _lengths(self, space: SpaceValues) -> tuple[int, ...]:
-        for group in self.prefix.values():
-            if group is not None:
-                legal = set(group.cells[0].sizes).intersection(*(cell.sizes for cell in group.cells))
-                wanted = legal if space.legal_sizes("prefix") else legal & set(space.prefix)
-                return tuple(sorted(wanted | ({0} & set(space.prefix))))
-        return (0,)
+        if self.prefix is None:
+            return (0,)
+        name, group = self.prefix
+        legal = set(group.cells[0].sizes).intersection(*(cell.sizes for cell in group.cells))
+        wanted = legal if space.legal_sizes(name) else legal & set(space.prefix)
+        return tuple(sorted(wanted | ({0} & set(space.prefix))))
 
     def _all(self, space: SpaceValues) -> Iterator[Mixture]:
         attention = [NONE, *dict.fromkeys(name for name, _ in self.attention)]
@@ -171,7 +179,7 @@ class Placements:
         if placement.extra != NONE:
             chosen.append(("extra", self.extra[placement.extra]))
         if placement.prefix:
-            chosen.append(("prefix", next(iter(self.prefix.values()))))
+            chosen.append(("prefix", None if self.prefix is None else self.prefix[1]))
         groups = tuple((slot, group) for slot, group in chosen if group is not None)
         if not groups or len(groups) != len(chosen):
             return None
