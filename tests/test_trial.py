@@ -11,7 +11,8 @@ import pytest
 from autopeft.compose.base import checksum, meta_carrier
 from autopeft.cost.memory import MemoryModel
 from autopeft.data.batches import longest_batch
-from autopeft.space.configuration import Configuration
+from autopeft.data.encoded import EncodedSplit
+from autopeft.space.configuration import WHOLE, Configuration, Part
 from autopeft.strategy.jobs import Evaluate, Train
 from autopeft.testing.executors import lora_job, make_setup
 from autopeft.trial.checkpoint import read_arrays
@@ -81,6 +82,28 @@ def test_the_latency_limit_is_measured_before_training(setup: WorkSetup, head: s
     assert 0.1 < strict.values["measured"] < 50
     loose = Workbench(replace(setup, max_latency_overhead=100.0)).run(job)
     assert loose.status == "ok", loose.detail
+
+
+@pytest.mark.parametrize(("method", "fits"), [("prompt_tuning", False), ("prefix_tuning", False), ("lora", True)])
+def test_rows_that_do_not_fit_behind_a_prompt(setup: WorkSetup, method: str, fits: bool) -> None:
+    split = setup.data.splits["validation"]
+    # One row as long as the model's positions.
+    ids = np.concatenate([np.full(512, 2000, dtype=split.input_ids.dtype), split.input_ids[: split.offsets[8]]])
+    offsets = np.concatenate([[0], 512 + split.offsets[:9]]).astype(split.offsets.dtype)
+    types = None if split.token_types is None else np.zeros(len(ids), dtype=split.token_types.dtype)
+    assert split.labels is not None
+    long = EncodedSplit(offsets, ids, types, labels=split.labels[:9])
+    setup = replace(setup, data=replace(setup.data, splits={**setup.data.splits, "validation": long}))
+    job = lora_job(setup, "t", rows=16)
+    if not fits:
+        configuration = Configuration.of({WHOLE: [Part.of(method, {"tokens": 1})]}, job.configuration.training)
+        rates = replace(job.configuration.training, rates=((method, 1e-3),))
+        job = replace(job, configuration=replace(configuration, training=rates))
+    outcome = Workbench(setup).run(job)
+    assert (outcome.status == "ok") == fits, outcome.detail
+    if not fits:
+        assert (outcome.status, outcome.reason, outcome.peak_bytes) == ("infeasible", "unsupported", None)
+        assert "512 tokens do not fit" in outcome.detail
 
 
 def test_an_adapter_too_large_for_the_disk_limit(setup: WorkSetup) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from autopeft.compose.base import Carrier, seeded, skeleton
+from autopeft.compose.base import Carrier, model_positions, seeded, skeleton
 from autopeft.compose.choose import TrainingData, choose
 from autopeft.compose.host import (
     ADAPTER,
@@ -28,7 +28,7 @@ from autopeft.compose.host import (
     register,
 )
 from autopeft.compose.layers.dropout import AdapterDropout, record, replayed, reseed
-from autopeft.compose.whole import exact_prompt, intended_modules, virtual_tokens, whole_config
+from autopeft.compose.whole import exact_prompt, intended_modules, taken_positions, virtual_tokens, whole_config
 from autopeft.errors import TrialFailure
 from autopeft.methods import METHODS
 from autopeft.space.configuration import WHOLE, Configuration
@@ -52,6 +52,7 @@ class AdaptedModel(nn.Module):
         adapter_params: Trainable parameters of the parts.
         head_params: Trainable parameters of the head.
         virtual_tokens: Positions that a prompt puts before the rows' own; they are cut off from what comes out.
+        positions: Longest row that the model has positions for behind a prompt, or None where there is no limit.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class AdaptedModel(nn.Module):
         self._takes_types = "token_type_ids" in accepted
         self._takes_cache = "use_cache" in accepted
         self.virtual_tokens = virtual_tokens(model, ADAPTER) if configuration.whole is not None else 0
+        positions = model_positions(carrier.model.config.to_dict())
+        self.positions = None if positions is None else positions - taken_positions(model)
         self._groups: dict[str, list[str]] = {}
         for method, name, _ in part_parameters(model):
             self._groups.setdefault(method, []).append(f"model.{name}")

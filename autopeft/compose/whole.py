@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import CPTEmbedding, PeftConfig, PeftModel, PromptEncoder
+from torch import nn
 
 from autopeft.compose.base import Carrier
 from autopeft.compose.host import TASK_TYPES, stock_config
@@ -15,7 +16,7 @@ from autopeft.methods.whole import adapted_sites
 from autopeft.space.configuration import Part
 from autopeft.space.modules import ModuleMap
 
-__all__ = ["exact_prompt", "intended_modules", "virtual_tokens", "whole_config"]
+__all__ = ["exact_prompt", "intended_modules", "taken_positions", "virtual_tokens", "whole_config"]
 
 LENGTHENING = ("PROMPT_TUNING", "P_TUNING", "CPT")
 """Prompts that stand before the row's own tokens; a prefix of keys and values does not lengthen what comes out."""
@@ -93,3 +94,9 @@ def virtual_tokens(model: PeftModel, adapter: str) -> int:
     """How many positions a prompt puts before the rows' own."""
     config = model.peft_config[adapter]
     return int(config.num_virtual_tokens) if str(config.peft_type.value) in LENGTHENING else 0
+
+
+def taken_positions(model: nn.Module) -> int:
+    """How many of the model's positions a prompt or a prefix of keys and values takes from the rows."""
+    configs = getattr(model, "peft_config", {})
+    return max((getattr(config, "num_virtual_tokens", 0) or 0 for config in configs.values()), default=0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autopeft.compose.base import attach, load_base, load_tokenizer, model_positions
+from autopeft.compose.base import attach, load_base, load_tokenizer
 from autopeft.compose.store import describe, load_adapter
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encode import encode_rows
@@ -36,7 +36,7 @@ class Predictor:
         self.tokenizer = tokenizer
         self.text = text
         self._pad_token = pad_token
-        self._positions = model_positions(model.carrier.model.config.to_dict())
+        self._positions = model.positions
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[str | Mapping[str, Any]] | Any) -> list[dict[str, Any]]:

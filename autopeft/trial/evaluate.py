@@ -12,7 +12,6 @@ from torch import nn
 from transformers import StoppingCriteria
 
 from autopeft.compose.adapt import AdaptedModel
-from autopeft.compose.base import model_positions
 from autopeft.cost.step import answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, Batch, EncodedSplit
@@ -170,7 +169,7 @@ def generated(
     lengths = split.answer_from[rows]
     order = np.argsort(lengths, kind="stable")
     texts = [""] * len(rows)
-    positions = model_positions(setup.base.config)
+    positions = model.positions
     for begin in range(0, len(rows), GENERATED_ROWS):
         group = order[begin : begin + GENERATED_ROWS]
         width = int(lengths[group].max())

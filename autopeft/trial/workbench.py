@@ -137,6 +137,7 @@ class Workbench:
         setup, carrier = self.setup, self.carrier(job.head)
         job, model, optimizer = self._take(job, carrier, clock)
         if job.rows_from == 0:
+            self._check_length(model)
             self._check_latency(model, carrier)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -230,6 +231,12 @@ class Workbench:
             [text == references[row].strip() for text, row in zip(texts, rows, strict=True)], dtype=np.float32
         )
         return float(exact.mean()), exact
+
+    def _check_length(self, model: AdaptedModel) -> None:
+        longest = max(int(split.lengths.max(initial=0)) for split in self.setup.data.splits.values())
+        if model.positions is not None and longest > model.positions:
+            detail = f"rows of {longest} tokens do not fit behind the prompt: {model.positions} positions are left"
+            raise TrialFailure("unsupported", detail, infeasible=True, measured=longest)
 
     def _check_latency(self, model: AdaptedModel, carrier: Carrier) -> None:
         limit = self.setup.max_latency_overhead
