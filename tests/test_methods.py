@@ -25,7 +25,7 @@ from compose_models import (
 )
 from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModel
+from transformers import AutoModel, ElectraConfig
 
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.compose.base import Carrier, checksum
@@ -65,6 +65,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def carriers(folders: dict[str, Path]) -> dict[str, Carrier]:
     return {name: carrier_of(folders[name], KINDS[name], HEADS[name]) for name in KINDS}
+
+
+def test_prompts_are_not_offered_where_embeddings_are_narrower_than_the_model() -> None:
+    narrow = ElectraConfig(
+        embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    modules = module_map(AutoModel.from_config(narrow))
+    allowed = {name for name in SEARCHABLE if METHODS[name].whole and METHODS[name].allows(modules)}
+    assert not allowed & {"prompt_tuning", "p_tuning", "cpt"}
+    # It gives keys and values to the layers themselves.
+    assert {"prefix_tuning", "vera"} <= allowed
 
 
 @pytest.mark.parametrize("method", SEARCHABLE)

@@ -123,6 +123,12 @@ def _extra_adamss(modules: ModelShape, knobs: Knobs) -> int:
     )
 
 
+def _takes_prompts(modules: ModelShape) -> bool:
+    # peft's prompts have the width of the residual stream; some models embed tokens in less.
+    widths = {site.out_features for site in modules.sites if site.role == "embedding"}
+    return modules.reads_tokens and widths <= {modules.hidden_size}
+
+
 def _count_prompt(modules: ModelShape, knobs: Knobs) -> int:
     return int(knobs["tokens"]) * modules.hidden_size
 
@@ -347,7 +353,7 @@ PROMPT_TUNING = _whole(
     count=_count_prompt,
     size="tokens",
     sizes=lambda modules: TOKENS,
-    allows=lambda modules: modules.reads_tokens,
+    allows=_takes_prompts,
     identity=False,
     peft_type="PROMPT_TUNING",
     stock=lambda knobs: {"num_virtual_tokens": knobs["tokens"]},
@@ -364,7 +370,7 @@ P_TUNING = _whole(
     sizes=lambda modules: TOKENS,
     defaults={"encoder": 64},
     choices={"encoder": (32, 64, 128)},
-    allows=lambda modules: modules.reads_tokens,
+    allows=_takes_prompts,
     identity=False,
     peft_type="P_TUNING",
     stock=lambda knobs: {"num_virtual_tokens": knobs["tokens"], "encoder_hidden_size": knobs["encoder"]},
@@ -398,7 +404,7 @@ CPT = _whole(
     size="tokens",
     # Whole training examples; what is left of the length is filled up with the beginning of one more.
     sizes=lambda modules: (4, 8, 16, 32, 64, 128, 256),
-    allows=lambda modules: modules.reads_tokens and modules.writes_tokens,
+    allows=lambda modules: _takes_prompts(modules) and modules.writes_tokens,
     defaults={"epsilon": 0.1},
     choices={"epsilon": (0.1, 1.0)},
     identity=False,
