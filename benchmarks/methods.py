@@ -150,6 +150,8 @@ def table() -> str:
 
     for method in sorted({row["method"] for row in rows}, key=best, reverse=True):
         mine = [row for row in rows if row["method"] == method]
+        if not any("score" in row for row in mine):
+            continue
         counts = {row.get("adapter_params") for row in mine} - {None}
         cells = [method, f"{max(counts):,}" if counts else "-"]
         for task in tasks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import sys
 import time
@@ -30,6 +31,8 @@ def quiet_libraries() -> None:
     if not sys.warnoptions:
         for library in _LIBRARIES:
             warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
+        # Imported by peft wherever it is installed; it misses kernels that nothing asked for.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def write_json(document: Mapping[str, Any] | list[Any], stream: IO[str] | None = None) -> None:

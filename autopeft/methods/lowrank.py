@@ -76,13 +76,14 @@ DELORA = on_linear(
     "delora",
     family="reparameterized",
     paper=Paper("Decoupling Angles and Strength in Low-rank Adaptation", "https://arxiv.org/abs/2503.18225"),
-    rate=Rate(3e-5, 3e-4, 1.5e-3),
+    rate=Rate(1e-4, 1e-3, 5e-3),
     # One number more: the bound on the update's norm is learned.
     count=lambda site, knobs: low_rank(site, knobs) + 1,
     size="r",
     sizes=half_rank,
-    defaults={"bound": 15.0},
-    choices={"bound": (5.0, 15.0, 30.0)},
+    # The update has the bound's full strength from the first step on; peft's default of 15 destroys small models.
+    defaults={"bound": 3.0},
+    choices={"bound": (1.0, 3.0, 15.0)},
     targets=frozenset({"peft", "merged"}),
     peft_type="DELORA",
     stock=lambda knobs: {"r": knobs["r"], "delora_lambda": knobs["bound"]},

@@ -43,7 +43,7 @@ FOURIERFT = on_linear(
     "fourierft",
     family="reparameterized",
     paper=Paper("Parameter-Efficient Fine-Tuning with Discrete Fourier Transform", "https://arxiv.org/abs/2405.03003"),
-    rate=Rate(5e-3, 5e-2, 2e-1),
+    rate=Rate(3e-3, 2e-2, 1e-1),
     count=lambda site, knobs: int(knobs["count"]),
     size="count",
     sizes=_coefficients,
@@ -62,7 +62,7 @@ WAVEFT = on_linear(
     paper=Paper(
         "Exploring Sparsity for Parameter Efficient Fine Tuning Using Wavelets", "https://arxiv.org/abs/2505.12532"
     ),
-    rate=Rate(1e-3, 1e-2, 1e-1),
+    rate=Rate(5e-5, 5e-4, 2e-3),
     count=lambda site, knobs: int(knobs["count"]),
     size="count",
     sizes=_coefficients,

@@ -259,7 +259,7 @@ TINYLORA = _whole(
     "tinylora",
     family="reparameterized",
     paper=Paper("TinyLoRA, as in peft", "https://arxiv.org/abs/2602.04118"),
-    rate=Rate(1e-3, 1e-2, 5e-2),
+    rate=Rate(3e-4, 2e-3, 1e-2),
     count=_count_tinylora,
     size="u",
     sizes=lambda modules: (1, 2, 4, 8, 16, 32, 64, 128),
@@ -278,7 +278,7 @@ RANDLORA = _whole(
     paper=Paper(
         "RandLoRA: Full-rank parameter-efficient fine-tuning of large models", "https://arxiv.org/abs/2502.00987"
     ),
-    rate=Rate(1e-4, 1e-3, 5e-3),
+    rate=Rate(5e-5, 3e-4, 1e-3),
     count=_count_randlora,
     size="bases",
     sizes=_bases,
