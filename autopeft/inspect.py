@@ -12,7 +12,7 @@ import inspect as pyinspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -251,6 +251,7 @@ def _block_sites(block: int, events: list[_Event], modules: dict[str, nn.Module]
     reads: dict[str, str] = {}
     linears = [(index, event) for index, event in enumerate(events) if event.what == "linear"]
     attentions = [(index, event) for index, event in enumerate(events) if event.what == "attention"]
+    crossing: set[str] = set()
     last = -1
     for at, attention in attentions:
         before = [event.name for index, event in linears if last < index < at]
@@ -259,6 +260,9 @@ def _block_sites(block: int, events: list[_Event], modules: dict[str, nn.Module]
         roles.update(found)
         if attention.kv_features is not None:
             kv.update({name: attention.kv_features for name, role in found.items() if role in ("key", "qkv")})
+        sources = {found[event.name]: event.reads for _, event in linears if event.name in found}
+        if sources.get("key") is not sources.get("query"):
+            crossing.update(name for name, role in found.items() if role == "key")
         output = next(((index, event) for index, event in linears if index > at), None)
         if output is not None:
             roles[output[1].name] = "output"
@@ -270,7 +274,8 @@ def _block_sites(block: int, events: list[_Event], modules: dict[str, nn.Module]
     for event in events:
         role: Role | None = "norm" if event.what == "norm" else roles.get(event.name)
         if event.what != "attention" and role is not None:
-            sites.append(_site(event.name, block, role, modules, kv.get(event.name), reads.get(event.name)))
+            site = _site(event.name, block, role, modules, kv.get(event.name), reads.get(event.name))
+            sites.append(replace(site, crosses=event.name in crossing))
     return sites
 
 

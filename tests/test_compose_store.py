@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from compose_models import (
+    alone,
     arbitrary,
     build,
     carrier_of,
@@ -19,13 +20,16 @@ from compose_models import (
     training,
     uniform,
 )
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from autopeft.compose.base import Carrier, checksum
 from autopeft.compose.lower import lower
 from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.errors import DamagedFile, InputError
 from autopeft.inspect import module_map
+from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part
 
 KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causal_lm"}
@@ -228,6 +232,50 @@ def test_damage_is_noticed(bert: Carrier, tmp_path: Path, file: str, damage: str
     with pytest.raises(DamagedFile) as caught:
         load_adapter(bert, folder)
     assert [Path(problem.value).name for problem in caught.value.problems] == [file]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damage_is_noticed_through_peft_as_well(
+    bert: Carrier, folders: dict[str, Path], tmp_path: Path, damage: str
+) -> None:
+    folder = tmp_path / "adapter"
+    save_adapter(build(bert, uniform(module_map(bert.model), "lora", "prefix")), folder, meta={})
+    base = AutoModel.from_pretrained(folders["bert"])
+    PeftModel.from_pretrained(base, folder)
+    path = folder / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content) if damage == "flip" else bytes(content[: len(content) // 2]))
+    with pytest.raises(DamagedFile, match=r"adapter_model\.safetensors"):
+        PeftModel.from_pretrained(AutoModel.from_pretrained(folders["bert"]), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [name for name, row in METHODS.items() if row.peft_type and row.unsearchable is None]
+)
+def test_other_signs_of_singular_vectors_change_nothing(
+    bert: Carrier, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They differ between machines: what is decomposed when an adapter is built must be stored, or not matter."""
+    configuration = alone(module_map(bert.model), method)
+    if not configuration.sites:
+        pytest.skip(f"{method} has no place in a BERT")
+    adapted = build(bert, configuration)
+    train_steps(adapted)
+    save_adapter(adapted, tmp_path / "adapter", meta={})
+    svd = torch.linalg.svd
+
+    def other(matrix: torch.Tensor, full_matrices: bool = True, **more: object) -> object:
+        left, values, right = svd(matrix, full_matrices=full_matrices, **more)
+        signs = torch.ones(values.shape[-1])
+        signs[::2] = -1
+        left[..., : len(signs)] *= signs
+        right[..., : len(signs), :] *= signs.unsqueeze(-1)
+        return torch.return_types.linalg_svd((left, values, right))
+
+    monkeypatch.setattr(torch.linalg, "svd", other)
+    assert torch.equal(logits_of(load_adapter(bert, tmp_path / "adapter")), logits_of(adapted))
 
 
 def test_a_manifest_cannot_lead_out_of_its_folder(bert: Carrier, tmp_path: Path) -> None:

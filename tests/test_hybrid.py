@@ -19,7 +19,7 @@ from transformers import (
     ViTConfig,
 )
 
-from autopeft.hybrid import HybridConfig, register
+from autopeft.hybrid import HybridConfig, choose, register
 
 MERGEABLE = ("bias", "lora", "ia3")
 MIXED = ("bias", "lora", "serial", "parallel", "prefix")
@@ -110,6 +110,40 @@ def test_copies_and_pickles(folders: dict[str, Path], name: str) -> None:
     assert torch.equal(logits(model, name), expected)
 
 
+def test_a_fresh_process_unpickles_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = get_peft_model(bare("bert", folders["bert"]), config_for(bare("bert", folders["bert"]), *MIXED, "ia3"))
+    shake(model)
+    torch.save(model, tmp_path / "model.pt")
+    torch.save((inputs("bert"), logits(model, "bert")), tmp_path / "expected.pt")
+    script = """
+import sys, torch, autopeft.hybrid
+model = torch.load(sys.argv[1] + "/model.pt", weights_only=False)
+inputs, expected = torch.load(sys.argv[1] + "/expected.pt", weights_only=False)
+with torch.no_grad():
+    print(float((model(**inputs).logits - expected).abs().max()))
+"""
+    assert float(run_script(script, tmp_path)) == 0.0
+
+
+def test_merging_in_place_is_refused_before_anything_changes(folders: dict[str, Path]) -> None:
+    model = get_peft_model(bare("bert", folders["bert"]), config_for(bare("bert", folders["bert"]), "lora", "ssf"))
+    shake(model)
+    expected = logits(model, "bert")
+    with pytest.raises(NotImplementedError, match="merge_and_unload"):
+        model.merge_adapter()
+    assert torch.equal(logits(model, "bert"), expected)
+
+
+@pytest.mark.parametrize("method", ["fishmask", "trainable_tokens"])
+def test_places_that_nobody_chose_are_not_trained(folders: dict[str, Path], method: str) -> None:
+    model = get_peft_model(bare("bert", folders["bert"]), config_for(bare("bert", folders["bert"]), method))
+    logits(model.eval(), "bert")
+    with pytest.raises(ValueError, match=r"were not chosen: call autopeft\.hybrid\.choose"):
+        model.train()(**inputs("bert"))
+    choose(model, None)
+    model(**inputs("bert"))
+
+
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2", "vit"])
 def test_merging(folders: dict[str, Path], name: str) -> None:
     model = get_peft_model(bare(name, folders[name]), config_for(bare(name, folders[name]), *MERGEABLE))
@@ -136,13 +170,15 @@ def test_unloading_gives_the_base_back(folders: dict[str, Path]) -> None:
     base = model.unload()
     assert torch.equal(logits(base, "bert"), logits(bare("bert", folders["bert"]), "bert"))
     assert not any(module._forward_pre_hooks for module in base.modules())
+    # It needs nothing of autopeft any more.
+    assert base.config._attn_implementation == "sdpa"
 
 
 def test_loading_through_transformers_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     """There it would load wrong numbers without a word."""
     model = get_peft_model(bare("bert", folders["bert"]), config_for(bare("bert", folders["bert"]), *MIXED))
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="AUTOPEFT_HYBRID"):
+    with pytest.raises(ValueError, match=r"AUTOPEFT_HYBRID.*Do: import autopeft.hybrid; peft.PeftModel"):
         bare("bert", folders["bert"]).load_adapter(str(tmp_path))
 
 

@@ -210,7 +210,10 @@ def adapt(
     if configuration.sites:
         with seeded(seed):
             model = _with_parts(model, carrier, configuration, modules)
-            choose(model, data)
+            try:
+                choose(model, data)
+            except ValueError as error:
+                raise TrialFailure("unsupported", str(error), infeasible=True) from error
     elif carrier.head_modules:
         raise TrialFailure("unsupported", "a configuration without parts needs a head of ours", infeasible=True)
     # Seeded apart from the parts: with one seed, all configurations start from the same head.

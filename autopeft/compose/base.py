@@ -316,7 +316,7 @@ def _set_pad_token(config: PretrainedConfig, folder: Path) -> None:
     try:
         config.pad_token_id = load_tokenizer(folder).pad_token_id
     except InputError:
-        eos = config.eos_token_id
+        eos = getattr(config, "eos_token_id", None)
         config.pad_token_id = eos[0] if isinstance(eos, list) else eos
 
 

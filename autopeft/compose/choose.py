@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.compose.host import ADAPTER, hosted_parts
-from autopeft.compose.layers.sparse import SparsePart, TokensPart
+from autopeft.compose.layers.sparse import ChoosingPart, SparsePart, TokensPart
 from autopeft.methods import METHODS
 
 __all__ = ["TrainingData", "choose"]
@@ -44,10 +44,13 @@ def choose(model: PeftModel, data: TrainingData | None) -> None:
     Raises:
         ValueError: Single weights are to be chosen in a quantised base.
     """
-    parts = [(name, *rest) for name, *rest in hosted_parts(model) if not rest[-1].weight.is_meta]
+    parts = [held for held in hosted_parts(model) if isinstance(held[2], ChoosingPart)]
     for name, method, part, module in parts:
+        # Also where the choice does not matter.
+        part.settled = True
         if isinstance(part, SparsePart) and not module.weight.is_floating_point():
             raise ValueError(f"{method} chooses among the weights of {name}, which are quantised")
+    parts = [held for held in parts if not held[-1].weight.is_meta]
     by_fisher = [name for name, method, _, _ in parts if METHODS[method].chooses == "fisher"]
     fisher = data.fisher(by_fisher) if data is not None and by_fisher else {}
     for name, method, part, module in parts:

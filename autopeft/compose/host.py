@@ -6,10 +6,12 @@ structural saving (what a `BaseTunerLayer` holds beside `base_layer` is the adap
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.compose.layers import LAYERS, AdapterDropout, OwnPart, Place
 from autopeft.compose.layers.bottleneck import ParallelPart, Tap
 from autopeft.compose.layers.prefix import PrefixPart, prefixed
+from autopeft.compose.manifest import MANIFEST, check_manifest
 from autopeft.methods import METHODS
 
 __all__ = [
@@ -83,6 +86,18 @@ class HybridConfig(PeftConfig):
     dropout: float = 0.0
     modules_to_save: list[str] | None = None
     bias: str = "none"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
+        """As peft's; in a local folder that has a manifest, all files are checked against it.
+
+        Raises:
+            DamagedFile: A file is missing or is not what was written.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        if (folder / MANIFEST).is_file():
+            check_manifest(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,15 +174,25 @@ class HostedLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError("a merged hybrid part cannot be taken out again: build the model anew")
 
 
+class _NotInjected:
+    """Read by peft before a bare injection, with which transformers' `load_adapter` begins: it would load wrong numbers
+    there, because it renames keys by the prefix of one method.
+    """
+
+    def __get__(self, instance: Any, owner: type) -> bool:
+        raise ValueError(
+            "a hybrid adapter of autopeft (AUTOPEFT_HYBRID) cannot be injected into a bare model, and transformers' "
+            "load_adapter cannot load it. Do: import autopeft.hybrid; peft.PeftModel.from_pretrained(base, folder)"
+        )
+
+
 class HybridModel(BaseTuner):
     """The tuner behind `HybridConfig`."""
 
     prefix = "autopeft_"
     tuner_layer_cls = BaseTunerLayer
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
-    # Makes peft refuse bare injection, and with it transformers' `load_adapter`, which would load wrong numbers: it
-    # renames keys by the prefix of one method.
-    uses_shared_state = True
+    uses_shared_state = _NotInjected()
 
     def _prepare_adapter_config(self, peft_config: HybridConfig, model_config: dict[str, Any]) -> HybridConfig:
         return peft_config
@@ -274,6 +299,7 @@ class HybridModel(BaseTuner):
         layer = getattr(holder, attribute)
         layer.__class__ = _passing(type(layer))
         _own_dropout(layer, adapter)
+        _store_decompositions(layer)
         return layer
 
     @classmethod
@@ -283,6 +309,10 @@ class HybridModel(BaseTuner):
         plain = key.replace(held, "_part.") if own else str(super()._remove_adapter_name_from_key(key, adapter_name))
         # How deep a part lies depends on what else is on the module; its name must not.
         return ".".join(step for step in plain.split(".") if step != "base_layer")
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Not offered: parts of one module are merged together, and cannot be taken out again."""
+        raise NotImplementedError("a hybrid adapter is merged by merge_and_unload; nothing was changed")
 
     def _unload_and_optionally_merge(
         self,
@@ -295,9 +325,11 @@ class HybridModel(BaseTuner):
             self._check_mergeable(adapter_names)
             _merge_stacks(self.model, adapter_names or self.active_adapters)
         _take_taps_off(self.model)
-        return super()._unload_and_optionally_merge(
+        model: nn.Module = super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names
         )
+        _use_plain_attention(model)
+        return model
 
     def _check_mergeable(self, adapter_names: list[str] | None) -> None:
         stuck = []
@@ -490,6 +522,13 @@ def _outside(parent: nn.Module, name: str, inner: nn.Module | None) -> list[tupl
     return chain[::-1]
 
 
+def _store_decompositions(layer: nn.Module) -> None:
+    """PSOFT's factors are stored: computed again on another machine, singular vectors could differ in sign."""
+    for name in ("_psoft_A_cache", "_psoft_B_cache"):
+        if hasattr(layer, name):
+            getattr(layer, name)._non_persistent_buffers_set.clear()
+
+
 def own_dropouts(model: nn.Module, adapter: str = ADAPTER) -> None:
     """Put our own dropout into every layer of an adapter: switched on without the base's, and seeded."""
     for layer in list(model.modules()):
@@ -506,6 +545,9 @@ def _own_dropout(layer: nn.Module, adapter: str) -> None:
 
 NEED_BARE = frozenset({"layernorm", *(name for name, row in METHODS.items() if row.innermost and row.peft_type)})
 """Methods whose layers compute from the frozen module itself, or train a copy of it: nothing can lie between."""
+
+
+PASSING = "_Passing__"
 
 
 class _Passing:
@@ -526,11 +568,19 @@ def _passing(kind: type) -> type:
     """The passing kind of one of peft's layers, made once and found by name, so that models can be pickled."""
     if issubclass(kind, _Passing):
         return kind
-    name = f"_Passing_{kind.__module__.split('.')[-2]}_{kind.__name__}"
+    name = f"{PASSING}{kind.__module__.replace('.', '__')}__{kind.__name__}"
     if name not in globals():
         globals()[name] = type(name, (_Passing, kind), {"__module__": __name__, "__doc__": kind.__doc__})
     made: type = globals()[name]
     return made
+
+
+def __getattr__(name: str) -> type:
+    # A fresh process that unpickles a model asks for kinds that nothing has made there yet.
+    if name.startswith(PASSING):
+        module, _, kind = name.removeprefix(PASSING).replace("__", ".").rpartition(".")
+        return _passing(getattr(importlib.import_module(module), kind))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _merge_stacks(model: nn.Module, adapters: list[str]) -> None:
@@ -600,3 +650,9 @@ def _use_prefix_attention(model: nn.Module) -> None:
     if now not in ("eager", "sdpa"):
         raise ValueError(f"a prefix needs eager or sdpa attention, and this model runs {now}: load it with one of them")
     model.set_attn_implementation(f"autopeft_{now}")
+
+
+def _use_plain_attention(model: nn.Module) -> None:
+    now = str(getattr(getattr(model, "config", None), "_attn_implementation", None))
+    if now.startswith("autopeft_"):
+        model.set_attn_implementation(now.removeprefix("autopeft_"))

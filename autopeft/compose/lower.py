@@ -43,7 +43,7 @@ def lower(configuration: Configuration, carrier: Carrier) -> tuple[str, PeftConf
         return None
     parts = {name: part for name, (part,) in configuration.sites}
     (method,) = configuration.methods
-    if METHODS[method].peft_type is None or _ambiguous(parts, carrier):
+    if METHODS[method].peft_type is None or not METHODS[method].lowers or _ambiguous(parts, carrier):
         return None
     return _alone(method, parts, configuration.training.dropout, carrier)
 

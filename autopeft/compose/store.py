@@ -26,19 +26,19 @@ from autopeft.compose.adapt import AdaptedModel, adapt, hybrid_config
 from autopeft.compose.base import Carrier
 from autopeft.compose.host import ADAPTER
 from autopeft.compose.lower import lower
-from autopeft.errors import DamagedFile, InputError, Problem, TrialFailure
+from autopeft.compose.manifest import MANIFEST, check_manifest, damaged, read_json, write_manifest
+from autopeft.errors import InputError, Problem, TrialFailure
 from autopeft.inspect import module_map
 from autopeft.space.configuration import Configuration
 
 __all__ = ["describe", "load_adapter", "save_adapter"]
 
 SCHEMA = 1
-CONFIG, WEIGHTS, HEAD, ABOUT, MANIFEST = (
+CONFIG, WEIGHTS, HEAD, ABOUT = (
     "adapter_config.json",
     "adapter_model.safetensors",
     "head.safetensors",
     "autopeft.json",
-    "manifest.json",
 )
 
 
@@ -77,8 +77,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, A
             "meta": meta,
         }
         _write_json(about, work / ABOUT)
-        manifest = {path.name: _sha256(path) for path in sorted(work.iterdir())}
-        _write_json({"schema": SCHEMA, "files": manifest}, work / MANIFEST)
+        manifest = write_manifest(work)
         work.chmod(0o755)
         for path in [*work.iterdir(), work]:
             _sync(path)
@@ -105,7 +104,9 @@ def load_adapter(carrier: Carrier, folder: str | Path, *, trainable: bool = Fals
     _check_base(carrier, about, path)
     configuration = Configuration.from_dict(about["configuration"])
     try:
-        adapted = adapt(carrier, configuration, module_map(carrier.model), seed=0)
+        # Some methods compute constants from the frozen weights when they are built.
+        with torch.autocast(carrier.model.device.type, enabled=False):
+            adapted = adapt(carrier, configuration, module_map(carrier.model), seed=0)
     except TrialFailure as error:
         raise InputError.one("adapter", str(path), error.detail, "Use the autopeft that wrote it.") from error
     if configuration.sites:
@@ -136,8 +137,10 @@ def describe(folder: str | Path) -> dict[str, Any]:
     path = Path(folder)
     if not path.is_dir():
         raise InputError.one("adapter", str(path), "is no folder", "Give a folder that holds an adapter.")
-    manifest = _check_manifest(path)
-    about = _read_json(path / ABOUT)
+    manifest = check_manifest(path)
+    if ABOUT not in manifest:
+        raise damaged(path / MANIFEST, "is not a manifest of an adapter")
+    about = read_json(path / ABOUT)
     if about.get("schema") != SCHEMA:
         rule = f"has schema {about.get('schema')!r}; this autopeft reads {SCHEMA}"
         raise InputError.one("adapter", str(path), rule, "Install the autopeft that wrote it.")
@@ -152,7 +155,7 @@ def _as_stored(adapted: AdaptedModel, path: Path, trainable: bool) -> None:
         raise InputError.one("adapter", str(path), rule, "Train it from the beginning.")
     config.inference_mode = not trainable
     if hasattr(config, "cpt_token_ids"):
-        config.cpt_token_ids = _read_json(path / CONFIG)["cpt_token_ids"]
+        config.cpt_token_ids = read_json(path / CONFIG)["cpt_token_ids"]
 
 
 def _lowered_to(adapted: AdaptedModel) -> str | None:
@@ -211,27 +214,6 @@ def _replace(work: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def _check_manifest(path: Path) -> dict[str, str]:
-    if not (path / MANIFEST).is_file():
-        raise InputError.one("adapter", str(path), f"has no {MANIFEST}", "Give a folder written by autopeft.")
-    files = _read_json(path / MANIFEST).get("files")
-    if not isinstance(files, dict) or ABOUT not in files:
-        raise _damaged(path / MANIFEST, "is not a manifest")
-    problems = []
-    for name, expected in files.items():
-        file = path / name
-        # A manifest must not lead out of its folder.
-        if Path(name).name != name or not file.is_file():
-            problems.append(Problem("adapter", str(file), "is missing", "Copy the folder again."))
-        elif _sha256(file) != expected:
-            problems.append(
-                Problem("adapter", str(file), "is damaged (its checksum differs)", "Copy the folder again.")
-            )
-    if problems:
-        raise DamagedFile(problems)
-    return files
-
-
 def _check_base(carrier: Carrier, about: dict[str, Any], path: Path) -> None:
     problems = []
     have = None if carrier.identity is None else carrier.identity.content_hash
@@ -249,33 +231,14 @@ def _check_base(carrier: Carrier, about: dict[str, Any], path: Path) -> None:
 def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
     if found != expected:
         odd = sorted(found ^ expected)[0]
-        raise _damaged(path, f"does not hold the tensors of its configuration (e.g. {odd})")
+        raise damaged(path, f"does not hold the tensors of its configuration (e.g. {odd})")
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, f"cannot be read ({str(error).splitlines()[0]})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, "cannot be read as JSON") from error
-    if not isinstance(values, dict):
-        raise _damaged(path, "is not a JSON object")
-    return values
-
-
-def _damaged(path: Path, rule: str) -> DamagedFile:
-    return DamagedFile([Problem("adapter", str(path), rule, "Copy the folder again, or train it again.")])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise damaged(path, f"cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def _weights_hash(manifest: dict[str, str]) -> str:

@@ -43,6 +43,8 @@ class SiteShape(Protocol):
     def kv_features(self) -> int | None: ...
     @property
     def transposed(self) -> bool: ...
+    @property
+    def crosses(self) -> bool: ...
 
 
 class ModelShape(Protocol):
@@ -106,6 +108,7 @@ class Method:
         innermost: Whether it replaces the module's own computation, so that no other part can sit inside of it.
         base: ``shared`` when the layer only adds to the base module's own output; ``own`` otherwise.
         extra_bytes: `(site, knobs) -> bytes` on disk beside the parameters: positions of single weights, norms.
+        lowers: Whether plain peft reads back exactly what was trained, where one config says it all.
         quantised: Whether it was run on 4-bit and on 8-bit bases (bitsandbytes).
         predictable: Whether a training step of it runs on tensors without values, so that its memory is known exactly.
         builds_on_meta: Whether it can be built without weights on torch's meta device.
@@ -142,6 +145,7 @@ class Method:
     base: Literal["shared", "own"] = "shared"
     innermost: bool = False
     extra_bytes: Callable[[Any, Knobs], int] = lambda site, knobs: 0
+    lowers: bool = True
     quantised: bool = False
     predictable: bool = True
     builds_on_meta: bool = True

@@ -68,5 +68,7 @@ GATED_PREFIX = _gated(
     any_size=True,
     identity=False,
     needs_attention_interface=True,
+    # Its gate reads what the keys are made of, and opens for the queries.
+    allows=lambda site: site.kv_features is not None and not site.crosses,
     base="own",
 )

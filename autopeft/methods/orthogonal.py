@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopeft.methods.base import Knobs, Paper, Rate, SiteShape, divisors, half_rank, is_linear, on_linear
+from autopeft.methods.base import Knobs, Paper, Rate, SiteShape, divisors, half_rank, is_linear, low_rank, on_linear
 
 LARGEST_BLOCK = 64
 
@@ -106,6 +106,9 @@ PSOFT = on_linear(
     peft_type="PSOFT",
     stock=_psoft,
     dropout="psoft_dropout",
+    # The singular vectors that it turns are stored.
+    extra_bytes=lambda site, knobs: 4 * low_rank(site, knobs),
+    lowers=False,
 )
 
 ROAD = on_linear(

@@ -30,6 +30,7 @@ class Site:
         kv_features: Key heads x head width, on the site that makes the keys of an attention layer that goes through
             transformers' attention interface; None elsewhere (no per-layer prefix there).
         transposed: Whether its weight is stored `[in, out]`, as GPT-2's is.
+        crosses: Whether it makes keys of other states than those that the queries are made of (cross-attention).
     """
 
     name: str
@@ -43,6 +44,7 @@ class Site:
     read_features: int | None = None
     kv_features: int | None = None
     transposed: bool = False
+    crosses: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,20 @@ class ChoosingPart(OwnPart):
     Attributes:
         positions: int32 `[count]`, ascending: the places. Stored with the values.
         values: float32: what is added there, from zero.
+        settled: Whether the places were chosen or read back; until then it cannot be trained.
     """
 
     positions: torch.Tensor
+    settled = False
+
+    def check_settled(self) -> None:
+        """Raise a ValueError where it would be trained at places that nobody chose."""
+        if self.training and not self.settled:
+            raise ValueError(f"the places of a {type(self).__name__} were not chosen: call autopeft.hybrid.choose")
+
+    def _load_from_state_dict(self, *arguments: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*arguments, **kwargs)
+        self.settled = True
 
     def settle(self, places: torch.Tensor) -> None:
         """Take places, in any order; nothing was trained yet.
@@ -35,6 +46,7 @@ class ChoosingPart(OwnPart):
         if len(found) != len(self.positions):
             raise ValueError(f"{len(found)} places were found for {len(self.positions)} values")
         self.positions.copy_(found.to(self.positions))
+        self.settled = True
 
 
 class SparsePart(ChoosingPart):
@@ -68,6 +80,7 @@ class SparsePart(ChoosingPart):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """See `OwnPart.forward`."""
+        self.check_settled()
         return (y + functional.linear(widen(x, self.values), self.delta())).to(y.dtype)
 
     def merge_into(self, module: nn.Module) -> None:
@@ -89,6 +102,7 @@ class TokensPart(ChoosingPart):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Adds to the embeddings `y` of the tokens `x`, int64 `[batch, length]`."""
+        self.check_settled()
         tokens = x.to(self.positions.dtype)
         index = torch.searchsorted(self.positions, tokens).clamp(max=len(self.positions) - 1)
         trained = (self.positions[index] == tokens).unsqueeze(-1)
