@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from compose_models import carrier_of, save_tiny
 
 from autopeft.compose.adapt import adapt
 from autopeft.compose.base import attach, load_base
@@ -12,8 +13,9 @@ from autopeft.compose.store import save_adapter
 from autopeft.cost.size import adapter_bytes
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
-from autopeft.space.configuration import Configuration, Part, Training
+from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 
+WHOLE_ONLY = [name for name, row in METHODS.items() if row.whole and row.unsearchable is None]
 HOSTED = {name: row for name, row in METHODS.items() if row.hosted}
 
 
@@ -36,6 +38,22 @@ def test_a_saved_folder_is_at_most_as_large_and_not_much_smaller(head: str, mini
         written = sum(path.stat().st_size for path in folder.iterdir())
         predicted = adapter_bytes(configuration, modules, adapted.head_params)
         assert written <= predicted <= written + max(0.05 * written, 64 * 1024), method
+
+
+@pytest.mark.parametrize("method", WHOLE_ONLY)
+def test_so_it_is_for_methods_about_the_whole_model(method: str, minilm: Path, tmp_path: Path) -> None:
+    carrier = attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=3)
+    if method == "cpt":
+        carrier = carrier_of(save_tiny("llama", tmp_path / "model"), "causal_lm", "lm")
+    modules, row = module_map(carrier.model), METHODS[method]
+    sizes = row.sizes(modules)
+    part = Part.of(method, row.knobs(modules, sizes[len(sizes) // 2]))
+    configuration = Configuration.of({WHOLE: [part]}, Training(((method, 1e-3),), 1e-3, 16))
+    adapted = adapt(carrier, configuration, modules, seed=0)
+    save_adapter(adapted, tmp_path / "adapter", meta={"trial": "t0000", "seed": 0})
+    written = sum(path.stat().st_size for path in (tmp_path / "adapter").iterdir())
+    predicted = adapter_bytes(configuration, modules, adapted.head_params)
+    assert written <= predicted <= written + max(0.05 * written, 64 * 1024)
 
 
 def test_size_counts_four_bytes_per_parameter_and_something_for_every_part(minilm: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from autopeft.methods import METHODS
-from autopeft.space.configuration import WHOLE, Configuration
+from autopeft.methods.whole import adapted_sites
+from autopeft.space.configuration import WHOLE, Configuration, Part
 from autopeft.space.modules import ModuleMap
 
 __all__ = ["adapter_bytes"]
@@ -24,7 +25,7 @@ def adapter_bytes(configuration: Configuration, modules: ModuleMap, head_params:
     """An upper bound of the bytes of an adapter folder: safetensors and JSON.
 
     It exceeds what is written by at most the larger of 5 % and 64 KiB for up to about 60 parts; every further part can
-    add its share of slack. Frozen tensors that a method about the whole model stores with its own are not counted.
+    add its share of slack.
 
     Args:
         configuration: What is saved.
@@ -40,4 +41,11 @@ def adapter_bytes(configuration: Configuration, modules: ModuleMap, head_params:
     parts = list(configuration.parts())
     numbers = FLOAT_BYTES * configuration.adapter_params(modules)
     numbers += sum(METHODS[part.method].extra_bytes(by_name[name], dict(part.knobs)) for name, part in parts)
-    return numbers + FLOAT_BYTES * head_params + PART_BYTES * len(parts) + FOLDER_BYTES
+    places = sum(_places(part, modules) if name == WHOLE else 1 for name, part in parts)
+    return numbers + FLOAT_BYTES * head_params + PART_BYTES * places + FOLDER_BYTES
+
+
+def _places(part: Part, modules: ModuleMap) -> int:
+    """How many modules a method about the whole model writes tensors for."""
+    knobs = dict(part.knobs)
+    return max(1, len(adapted_sites(modules, knobs))) if "where" in knobs else 1

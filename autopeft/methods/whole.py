@@ -54,6 +54,20 @@ def _count_lily(modules: ModelShape, knobs: Knobs) -> int:
     return shared + sum(rank * site.in_features + rank * experts for site in sites)
 
 
+def _extra_lily(modules: ModelShape, knobs: Knobs) -> int:
+    # What modules share is written once for each of them.
+    sites = adapted_sites(modules, knobs)
+    alike = {(site.role, site.in_features, site.out_features): site for site in sites}
+    each, once = (sum(site.out_features for site in group) for group in (sites, alike.values()))
+    return 4 * int(knobs["r"]) * int(knobs["experts"]) * (each - once)
+
+
+def _extra_tinylora(modules: ModelShape, knobs: Knobs) -> int:
+    # The frozen factors of every module.
+    rank = int(knobs["r"])
+    return sum(4 * rank * (site.in_features + site.out_features + 1) for site in adapted_sites(modules, knobs))
+
+
 def _bases(modules: ModelShape) -> tuple[int, ...]:
     return tuple(size for size in LADDER if size <= _narrowest(modules) // 2)
 
@@ -174,6 +188,7 @@ LILY = _whole(
     peft_type="LILY",
     stock=lambda knobs: {"r": knobs["r"], "num_B": knobs["experts"], "stride_A": 1},
     quantised=True,
+    extra_bytes=_extra_lily,
 )
 
 VERA = _whole(
@@ -270,6 +285,7 @@ TINYLORA = _whole(
     peft_type="TINYLORA",
     stock=lambda knobs: {"r": knobs["r"], "u": knobs["u"], "save_projection": False},
     dropout="tinylora_dropout",
+    extra_bytes=_extra_tinylora,
 )
 
 RANDLORA = _whole(
@@ -375,6 +391,8 @@ P_TUNING = _whole(
     peft_type="P_TUNING",
     stock=lambda knobs: {"num_virtual_tokens": knobs["tokens"], "encoder_hidden_size": knobs["encoder"]},
     quantised=True,
+    # Only the finished prompt is written.
+    extra_bytes=lambda modules, knobs: 4 * (_count_prompt(modules, knobs) - _count_p_tuning(modules, knobs)),
 )
 
 PREFIX_TUNING = _whole(
