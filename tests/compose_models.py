@@ -6,6 +6,7 @@ import copy
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config
 
 from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, load_base
+from autopeft.compose.choose import choose
 from autopeft.compose.host import HybridConfig, tensor_prefix
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
@@ -121,7 +123,8 @@ def config_for(model: Any, *methods: str, size: int = 3) -> HybridConfig:
 
 
 def shake(model: Any, seed: int = 4) -> None:
-    """Trained values, for a test that needs none of a training's virtues."""
+    """Trained values, for a test that needs none of a training's virtues; at other places for every seed."""
+    choose(model, SomeData(model.get_base_model(), seed))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -129,8 +132,25 @@ def shake(model: Any, seed: int = 4) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
+class SomeData:
+    """Training data by which arbitrary places are chosen, other ones for every seed."""
+
+    def __init__(self, model: Any, seed: int) -> None:
+        self.model, self.generator = model, torch.Generator().manual_seed(seed)
+
+    def fisher(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        return {n: torch.rand(self.model.get_submodule(n).weight.shape, generator=self.generator) for n in names}
+
+    def frequent_tokens(self, count: int) -> torch.Tensor:
+        return torch.randperm(100, generator=self.generator)[:count]
+
+    def examples(self, count: int) -> torch.Tensor:
+        return torch.randint(3, 100, (count,), generator=self.generator)
+
+
 def build(carrier: Carrier, configuration: Configuration, seed: int = 3) -> AdaptedModel:
-    return adapt(carrier, configuration, module_map(carrier.model), seed=seed)
+    data = SomeData(carrier.model, seed)
+    return adapt(carrier, configuration, module_map(carrier.model), seed=seed, data=data)
 
 
 def rows(length: int = 9) -> tuple[torch.Tensor, torch.Tensor]:

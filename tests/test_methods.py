@@ -42,12 +42,10 @@ HOSTED = [name for name, method in METHODS.items() if method.hosted]
 SEARCHABLE = [name for name, method in METHODS.items() if method.unsearchable is None]
 PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning", "cpt")
 NO_PLACE = {
-    # Their weights are stored the other way round, and most layers of peft read them as torch stores them.
+    # GPT-2's weights are stored the other way round, and these layers of peft read them as torch stores them.
     "gpt2": {
-        name
-        for name in SEARCHABLE
-        if METHODS[name].peft_type
-        not in (None, "LORA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT")
+        *("loha", "lokr", "delora", "miss", "glora", "oft", "boft", "hra", "psoft", "road", "c3a", "peanut"),
+        *("beft", "shira", "supertuning", "osf", "lily", "unilora", "frod", "adamss"),
     },
     # No biases.
     "llama": {"bias", "ssf", "beft"},

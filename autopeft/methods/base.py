@@ -107,7 +107,8 @@ class Method:
         needs_attention_interface: Works only where the model calls attention through transformers' interface.
         innermost: Whether it replaces the module's own computation, so that no other part can sit inside of it.
         base: ``shared`` when the layer only adds to the base module's own output; ``own`` otherwise.
-        extra_bytes: `(site, knobs) -> bytes` on disk beside the parameters (positions, norms); negative where not all are written.
+        extra_bytes: `(site, knobs) -> bytes` on disk beside the parameters: positions, norms; negative where not all
+            of the parameters are written.
         lowers: Whether plain peft reads back exactly what was trained, where one config says it all.
         quantised: Whether it was run on 4-bit and on 8-bit bases (bitsandbytes).
         predictable: Whether a training step of it runs on tensors without values, so that its memory is known exactly.
@@ -214,6 +215,11 @@ def low_rank(site: SiteShape, knobs: Knobs) -> int:
 def is_linear(site: SiteShape) -> bool:
     """Whether a site's weight is stored as torch's own linear layers store it (GPT-2's is not)."""
     return not site.transposed
+
+
+def either_way(site: SiteShape) -> bool:
+    """Also weights that are stored as GPT-2's are."""
+    return True
 
 
 def on_linear(name: str, **fields: Any) -> Method:

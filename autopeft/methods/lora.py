@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopeft.methods.base import LINEAR, Knobs, Method, Paper, Rate, SiteShape, half_rank, low_rank, on_linear
+from autopeft.methods.base import (
+    LINEAR,
+    Knobs,
+    Method,
+    Paper,
+    Rate,
+    SiteShape,
+    either_way,
+    half_rank,
+    low_rank,
+    on_linear,
+)
 
 
 def _count_dora(site: SiteShape, knobs: Knobs) -> int:
@@ -84,4 +95,5 @@ ADALORA = on_linear(
     stock=_stock_adalora,
     dropout="lora_dropout",
     quantised=True,
+    allows=either_way,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopeft.methods.base import Knobs, Paper, Rate, SiteShape, half_rank, is_linear, low_rank, on_linear
+from autopeft.methods.base import Knobs, Paper, Rate, SiteShape, either_way, half_rank, low_rank, on_linear
 
 
 def _even(site: SiteShape) -> tuple[int, ...]:
@@ -52,6 +52,7 @@ HIRA = on_linear(
     patterns={"r": "rank_pattern"},
     dropout="hira_dropout",
     quantised=True,
+    allows=either_way,
 )
 
 GRALORA = on_linear(
@@ -66,7 +67,7 @@ GRALORA = on_linear(
     # Two by two blocks: ranks and widths must be even.
     sizes=_even,
     defaults={"scale": 1.0},
-    allows=lambda site: is_linear(site) and site.in_features % 2 == site.out_features % 2 == 0,
+    allows=lambda site: site.in_features % 2 == site.out_features % 2 == 0,
     peft_type="GRALORA",
     stock=_gralora,
     dropout="gralora_dropout",
@@ -106,6 +107,7 @@ DEFT = on_linear(
     peft_type="DEFT",
     stock=_deft,
     dropout="deft_dropout",
+    allows=either_way,
 )
 
 PEANUT = on_linear(

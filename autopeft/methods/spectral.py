@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from autopeft.methods.base import Knobs, Paper, Rate, SiteShape, on_linear
+from autopeft.methods.base import Knobs, Paper, Rate, SiteShape, either_way, on_linear
 
 COUNTS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """How many coefficients of a weight's transform are tried."""
@@ -54,6 +54,7 @@ FOURIERFT = on_linear(
     stock=_fourier,
     patterns={"n_frequency": "n_frequency_pattern"},
     quantised=True,
+    allows=either_way,
 )
 
 WAVEFT = on_linear(
@@ -74,6 +75,7 @@ WAVEFT = on_linear(
     patterns={"n_frequency": "n_frequency_pattern"},
     predictable=False,
     quantised=True,
+    allows=either_way,
 )
 
 C3A = on_linear(

@@ -18,11 +18,16 @@ LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 def adapted_sites(modules: ModelShape, knobs: Knobs) -> list[SiteShape]:
     """The linear layers that a whole-model method adapts."""
-    return [site for site in modules.sites if site.role in WHERE[str(knobs["where"])] and not site.transposed]
+    return [site for site in modules.sites if site.role in WHERE[str(knobs["where"])]]
 
 
 def _has_linear(modules: ModelShape) -> bool:
-    return any(site.role in LINEAR and not site.transposed for site in modules.sites)
+    return any(site.role in LINEAR for site in modules.sites)
+
+
+def _has_plain_linear(modules: ModelShape) -> bool:
+    # GPT-2's weights are stored the other way round.
+    return _has_linear(modules) and not any(site.transposed for site in modules.sites if site.role in LINEAR)
 
 
 def _narrowest(modules: ModelShape) -> int:
@@ -189,6 +194,7 @@ LILY = _whole(
     stock=lambda knobs: {"r": knobs["r"], "num_B": knobs["experts"], "stride_A": 1},
     quantised=True,
     extra_bytes=_extra_lily,
+    allows=_has_plain_linear,
 )
 
 VERA = _whole(
@@ -268,6 +274,7 @@ UNILORA = _whole(
     stock=lambda knobs: {"r": knobs["r"], "theta_d_length": knobs["length"]},
     dropout="unilora_dropout",
     builds_on_meta=False,
+    allows=_has_plain_linear,
 )
 
 TINYLORA = _whole(
@@ -335,6 +342,7 @@ FROD = _whole(
     predictable=False,
     builds_on_meta=False,
     tier=3,
+    allows=_has_plain_linear,
 )
 
 ADAMSS = _whole(
@@ -359,6 +367,7 @@ ADAMSS = _whole(
     predictable=False,
     builds_on_meta=False,
     tier=3,
+    allows=_has_plain_linear,
 )
 
 PROMPT_TUNING = _whole(
