@@ -106,7 +106,8 @@ class Method:
         layer: The key of an own layer in `autopeft.compose.layers`; None for stock methods.
         needs_attention_interface: Works only where the model calls attention through transformers' interface.
         innermost: Whether it replaces the module's own computation, so that no other part can sit inside of it.
-        base: ``shared`` when the layer only adds to the base module's own output; ``own`` otherwise.
+        base: ``shared`` when the layer asks the frozen module once, with its own input, so that several adapters can
+            share that output; ``own`` when it asks with something else, or not at all.
         extra_bytes: `(site, knobs) -> bytes` on disk beside the parameters: positions, norms; negative where not all
             of the parameters are written.
         lowers: Whether plain peft reads back exactly what was trained, where one config says it all.

@@ -70,5 +70,4 @@ GATED_PREFIX = _gated(
     needs_attention_interface=True,
     # Its gate reads what the keys are made of, and opens for the queries.
     allows=lambda site: site.kv_features is not None and not site.crosses,
-    base="own",
 )

@@ -22,6 +22,5 @@ GLORA = on_linear(
     sizes=lambda site: ladder(min(site.in_features, site.out_features) // 4),
     peft_type="GLORA",
     stock=lambda knobs: {"r": knobs["r"]},
-    base="own",
     innermost=True,
 )

@@ -126,6 +126,5 @@ ROAD = on_linear(
     allows=lambda site: is_linear(site) and site.out_features % 2 == 0,
     peft_type="ROAD",
     stock=_road,
-    base="own",
     quantised=True,
 )

@@ -22,7 +22,7 @@ merging is exact where claimed, plain peft loads what is lowered.
 - **targets**: what can load an adapter of this method alone. `peft`: plain peft, at any mixture of sizes; methods
   without it are saved as plain peft too when all sizes are equal. `merged`: folded into the weights. `vllm`: its rules
   for LoRA.
-- **base**: `shared` when the layer only adds to the frozen module's own output, so that several adapters can share it.
+- **base**: `shared` when the layer asks the frozen module once, with its own input: several adapters can share the output.
 - **4/8 bit**: trains on bitsandbytes' 4-bit and 8-bit bases and is read back exactly there (`tests/test_quantised.py`).
 - **tier**: 1 in the default space, 2 by name, 3 experimental.
 """

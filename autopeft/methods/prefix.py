@@ -25,6 +25,5 @@ PREFIX = Method(
     identity=False,
     layer="prefix",
     needs_attention_interface=True,
-    base="own",
     quantised=True,
 )

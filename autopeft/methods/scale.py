@@ -20,7 +20,6 @@ SSF = Method(
     mergeable=True,
     targets=frozenset({"merged"}),
     layer="ssf",
-    base="own",
     tier=2,
     quantised=True,
 )
