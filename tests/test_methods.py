@@ -26,7 +26,7 @@ from compose_models import (
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
-from transformers import AutoModel, ElectraConfig
+from transformers import AutoModel, BertConfig, BertForMaskedLM, ElectraConfig
 
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.compose.base import Carrier, checksum
@@ -35,6 +35,7 @@ from autopeft.compose.store import load_adapter, save_adapter
 from autopeft.cost.step import StepTensors, answer_logits
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
+from autopeft.methods.example import parameters
 from autopeft.space.configuration import Configuration, Part
 
 KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causal_lm"}
@@ -64,6 +65,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def carriers(folders: dict[str, Path]) -> dict[str, Carrier]:
     return {name: carrier_of(folders[name], KINDS[name], HEADS[name]) for name in KINDS}
+
+
+def test_the_example_is_bert_base() -> None:
+    with torch.device("meta"):
+        modules = module_map(BertForMaskedLM(BertConfig()))
+    for name in SEARCHABLE:
+        row = METHODS[name]
+        sites = [modules] if row.whole else [site for site in modules.sites if row.fits(site)]
+        found = parameters(row)
+        assert found
+        for size, count in found.items():
+            assert count == sum(row.count(site, row.knobs(site, size)) for site in sites), (name, size)
 
 
 def test_prompts_are_not_offered_where_embeddings_are_narrower_than_the_model() -> None:
@@ -156,7 +169,7 @@ def test_merging_is_exact_where_claimed_and_refused_elsewhere(folders: dict[str,
 
 @pytest.mark.parametrize("method", HOSTED)
 def test_the_output_of_the_frozen_module_can_be_shared_where_claimed(folders: dict[str, Path], method: str) -> None:
-    """Then the module is asked once, with what its layer was asked with; otherwise with something else, or not at all."""
+    """Then the module is asked once, with what its layer was asked with."""
     carrier = carrier_of(folders["bert"], KINDS["bert"], "mean")
     adapted = build(carrier, alone(module_map(carrier.model), method))
     train_steps(adapted)
@@ -169,8 +182,7 @@ def test_the_output_of_the_frozen_module_can_be_shared_where_claimed(folders: di
             frozen.register_forward_pre_hook(lambda key, args: asked.setdefault(key, []).append(args[0]))
     logits_of(adapted)
     same = all(
-        len(asked.get(frozen, [])) == 1 and torch.equal(asked[frozen][0], inputs[0])
-        for frozen, inputs in given.items()
+        len(asked.get(frozen, [])) == 1 and torch.equal(asked[frozen][0], inputs[0]) for frozen, inputs in given.items()
     )
     assert given
     assert (METHODS[method].base == "shared") == same

@@ -9,6 +9,7 @@ from typing import IO, Any
 from autopeft.cli.output import Boundary, write_json
 from autopeft.errors import InputError, Problem
 from autopeft.methods import METHODS, Method
+from autopeft.methods.example import parameters
 
 _KEY = re.compile(r"[A-Z][a-z]+:")
 
@@ -129,8 +130,13 @@ def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
                 "whole_model": method.whole,
                 "searchable": method.unsearchable is None,
                 "reason": method.unsearchable,
+                "roles": sorted(method.roles),
                 "size": method.size,
-                "knobs": {**dict(method.defaults), **{knob: list(values) for knob, values in method.choices.items()}},
+                "parameters_on_bert_base": {
+                    "any" if size is None else str(size): count for size, count in parameters(method).items()
+                },
+                "knobs": {knob: list(values) for knob, values in method.values.items()},
+                "defaults": dict(method.defaults),
                 "rate": {"low": method.rate.low, "default": method.rate.default, "high": method.rate.high},
                 "mergeable": method.mergeable,
                 "targets": sorted(method.targets),
@@ -138,6 +144,8 @@ def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
                 "quantised": method.quantised,
                 "identity": method.identity,
                 "peft_type": method.peft_type,
+                "innermost": method.innermost,
+                "chooses": method.chooses,
                 "tier": method.tier,
             }
             for method in METHODS.values()

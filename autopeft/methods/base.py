@@ -22,6 +22,10 @@ LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Sizes that are tried for ranks and bottlenecks: neighbours are alike, so that budgets can be met."""
 
 
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Effective scales (alpha / r) that are worth trying; scale and learning rate trade off."""
+
+
 class SiteShape(Protocol):
     """What a formula may ask of a place in a model (see `autopeft.space.modules.Site`)."""
 
@@ -161,6 +165,11 @@ class Method:
     def hosted(self) -> bool:
         """Whether it sits on single modules, so that it can be part of a mixture."""
         return bool(self.slots) and self.unsearchable is None and not self.whole
+
+    @property
+    def values(self) -> dict[str, tuple[Any, ...]]:
+        """Knob beside the size -> values that are worth trying, the default among them."""
+        return {knob: self.choices.get(knob, SCALES if knob == "scale" else (v,)) for knob, v in self.defaults.items()}
 
     def clashes(self, other: Method) -> bool:
         """Whether the two can never sit on the same module, though both fit there."""

@@ -97,7 +97,7 @@ DEFT = on_linear(
     "deft",
     family="reparameterized",
     paper=Paper(
-        "DEFT: Decompositional Efficient Fine-Tuning for Text-to-Image Models", "https://github.com/MAXNORM8650/DEFT"
+        "DEFT: Decompositional Efficient Fine-Tuning for Text-to-Image Models", "https://arxiv.org/abs/2509.22793"
     ),
     rate=Rate(3e-4, 2e-3, 8e-3),
     count=low_rank,

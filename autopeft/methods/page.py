@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from autopeft.methods import METHODS, Method
+from autopeft.methods.example import parameters
 
 HEAD = """# Methods
 
@@ -17,12 +19,14 @@ merging is exact where claimed, plain peft loads what is lowered.
 - **sits on**: `attention` and `block` methods change linear layers, `extra` ones biases and norms, `prefix` what
   attention sees; all of these mix in one adapter. `whole model` methods share state between layers or are prompts, and
   are searched alone (`--space whole`).
-- **size**: the knob that spends parameters. **starts as base**: before training the model is unchanged.
+- **size**: the knob that spends parameters. **parameters**: trainable ones at the smallest and the largest size, on
+  everything in BERT-base (12 blocks of width 768, 110 million) that the method fits.
+- **starts as base**: before training the model is unchanged.
   `hybrid` methods are parts of UniPELT: each with a gate of its own, computed from what the module reads.
 - **targets**: what can load an adapter of this method alone. `peft`: plain peft, at any mixture of sizes; methods
   without it are saved as plain peft too when all sizes are equal. `merged`: folded into the weights. `vllm`: its rules
   for LoRA.
-- **base**: `shared` when the layer asks the frozen module once, with its own input: several adapters can share the output.
+- **base**: `shared` when the layer asks the frozen module once, with its own input, so that adapters can share that.
 - **4/8 bit**: trains on bitsandbytes' 4-bit and 8-bit bases and is read back exactly there (`tests/test_quantised.py`).
 - **tier**: 1 in the default space, 2 by name, 3 experimental.
 """
@@ -36,9 +40,9 @@ def markdown() -> str:
         HEAD,
         f"## {len(searched)} methods that can be searched",
         "",
-        "| method | family | sits on | size | other knobs | learning rate | starts as base | merges | targets | base "
-        "| 4/8 bit | tier | paper |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| method | family | sits on | size | parameters | other knobs | learning rate | starts as base | merges | "
+        "targets | base | 4/8 bit | tier | paper |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(method) for method in searched),
         "",
         f"## {len(left)} that are not",
@@ -51,12 +55,15 @@ def markdown() -> str:
 
 
 def _row(method: Method) -> str:
-    knobs = [f"{name} {_values(method.choices.get(name, (value,)))}" for name, value in method.defaults.items()]
+    knobs = [f"{name} {_values(values)}" for name, values in method.values.items()]
+    costs = parameters(method)
+    sizes = [size for size in costs if size is not None]
     cells = (
         f"`{method.name}`",
         method.family,
         "whole model" if method.whole else ", ".join(method.slots),
-        method.size or "",
+        f"{method.size} {_range(sizes)}" if sizes else "",
+        _range(sorted(costs.values())),
         "; ".join(knobs),
         f"{method.rate.low:g} to {method.rate.high:g}",
         _yes(method.identity),
@@ -68,6 +75,11 @@ def _row(method: Method) -> str:
         _paper(method),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = numbers[0], numbers[-1]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _values(values: tuple[object, ...]) -> str:
