@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import autopeft
 from autopeft.cli.parser import parse
+from autopeft.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -20,6 +22,15 @@ def test_the_page_of_methods_is_the_table() -> None:
     from autopeft.methods.page import markdown
 
     assert (ROOT / "docs" / "methods.md").read_text() == markdown(), "run: make docs"
+
+
+def test_the_page_of_measured_methods_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("methods").page()
+    assert (ROOT / "docs" / "methods-measured.md").read_text() == page, "run: make docs"
+    searchable = {name for name, row in METHODS.items() if row.unsearchable is None}
+    # CPT needs a language model.
+    assert {name for name in searchable if f"| {name} |" not in page} == {"cpt"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
