@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 
 from autopeft.compose.base import Carrier
 from autopeft.compose.choose import choose
-from autopeft.compose.host import HybridConfig, register
-from autopeft.compose.whole import exact_prompt, whole_config
+from autopeft.compose.host import HybridConfig, exact_prompt, register
+from autopeft.compose.whole import whole_config
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Part

@@ -20,15 +20,19 @@ from autopeft.compose.choose import TrainingData, choose
 from autopeft.compose.host import (
     ADAPTER,
     HybridConfig,
+    adapted_modules,
+    asks_for_training,
+    exact_prompt,
     freeze_constants,
-    is_tuner_layer,
     kept_modules,
     own_dropouts,
     part_parameters,
     register,
+    taken_positions,
+    virtual_tokens,
 )
 from autopeft.compose.layers.dropout import AdapterDropout, record, replayed, reseed
-from autopeft.compose.whole import exact_prompt, intended_modules, taken_positions, virtual_tokens, whole_config
+from autopeft.compose.whole import intended_modules, whole_config
 from autopeft.errors import TrialFailure
 from autopeft.methods import METHODS
 from autopeft.space.configuration import WHOLE, Configuration
@@ -159,9 +163,8 @@ class AdaptedModel(nn.Module):
         for module in self.children():
             module.train(False)
         for module in self.modules():
-            # DoRA asks its own layer whether to expect dropout, PVeRA whether to draw. Only the flag: the frozen module
-            # inside stays in eval. LoHa and LoKr would draw a number in every pass for a dropout that is not in use.
-            if (is_tuner_layer(module) and not hasattr(module, "rank_dropout")) or isinstance(module, AdapterDropout):
+            # Only the flag: the frozen module inside stays in eval.
+            if asks_for_training(module) or isinstance(module, AdapterDropout):
                 module.training = mode
         return self
 
@@ -321,7 +324,7 @@ def _check_coverage(adapted: AdaptedModel, carrier: Carrier, configuration: Conf
         intended = set(intended_modules(configuration.whole, modules))
     else:
         intended = {name for name, _ in configuration.sites}
-    built = set(getattr(adapted.model.base_model, "targeted_module_names", ())) if configuration.sites else set()
+    built = adapted_modules(adapted.model) if configuration.sites else set()
     fault = None
     if built != intended:
         fault = f"{len(intended ^ built)} modules are adapted by mistake or missing, e.g. {sorted(intended ^ built)[0]}"

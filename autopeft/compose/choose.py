@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.compose.host import ADAPTER, hosted_parts
+from autopeft.compose.host import ADAPTER, begin_as_examples, hosted_parts
 from autopeft.compose.layers.sparse import ChoosingPart, SparsePart, TokensPart
 from autopeft.methods import METHODS
 
@@ -62,23 +62,11 @@ def choose(model: PeftModel, data: TrainingData | None) -> None:
                 part.settle_by(-_stored_by_row(module, module.weight.detach().abs()))
             elif name in fisher:
                 part.settle_by(_stored_by_row(module, fisher[name]))
-    if data is not None and getattr(model, "autopeft_whole", None) is not None:
-        _begin_as_examples(model, data)
+    whole = getattr(model, "autopeft_whole", None)
+    if data is not None and whole is not None and METHODS[whole].chooses == "examples":
+        begin_as_examples(model, data.examples(model.peft_config[ADAPTER].num_virtual_tokens))
 
 
 def _stored_by_row(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
     """Values of the weights as `[out, in]`."""
     return values.T if isinstance(module, Conv1D) else values
-
-
-def _begin_as_examples(model: PeftModel, data: TrainingData) -> None:
-    if METHODS[model.autopeft_whole].chooses != "examples":
-        return
-    encoder, config = model.prompt_encoder[ADAPTER], model.peft_config[ADAPTER]
-    tokens = data.examples(config.num_virtual_tokens)
-    embeddings = model.get_base_model().get_input_embeddings()
-    if embeddings.weight.is_meta:
-        return
-    with torch.no_grad():
-        encoder.embedding.weight.copy_(embeddings(tokens.to(embeddings.weight.device)).float())
-    config.cpt_token_ids = encoder.config.cpt_token_ids = tokens.tolist()
