@@ -164,6 +164,7 @@ def test_a_data_frame_and_a_regression(minilm: Path, tmp_path: Path) -> None:
     assert predicted[0]["score"] > predicted[1]["score"]
 
 
+@pytest.mark.slow
 def test_target_peft_is_plain_peft(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     result = run(options(minilm, tiny_reviews, tmp_path / "run", budget={"target": "peft", "max_trials": 3}))
     assert result.values["head"] == "stock"
@@ -208,6 +209,7 @@ def test_infeasible_names_what_would_do(minilm: Path, tiny_reviews: Path, tmp_pa
     assert result.winner["adapter_params"] <= needed
 
 
+@pytest.mark.slow
 def test_the_smallest_memory_that_is_told_does(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     with pytest.raises(autopeft.NothingFeasible) as error:
         run(options(minilm, tiny_reviews, tmp_path / "run", budget={"max_memory": "30MiB", "max_trials": 3}))
