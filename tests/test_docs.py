@@ -7,11 +7,17 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from compose_models import build, train_steps, uniform
 
 import autopeft
 from autopeft.cli.parser import parse
+from autopeft.compose.base import attach, load_base
+from autopeft.compose.store import save_adapter
+from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +28,19 @@ def test_the_page_of_methods_is_the_table() -> None:
     from autopeft.methods.page import markdown
 
     assert (ROOT / "docs" / "methods.md").read_text() == markdown(), "run: make docs"
+
+
+def test_the_python_about_adapter_folders_gives_what_was_trained(minilm: Path, tmp_path: Path) -> None:
+    carrier = attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=3)
+    adapted = build(carrier, uniform(module_map(carrier.model), "lora", "serial", "prefix"))
+    train_steps(adapted)
+    save_adapter(adapted, tmp_path / "winner", meta={})
+    found: dict[str, Any] = {"MODEL": str(minilm), "FOLDER": str(tmp_path / "winner")}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adapter.md").read_text(), re.DOTALL):
+        exec(block, found)
+    with torch.no_grad():
+        expected = adapted(found["tokens"]["input_ids"], found["tokens"]["attention_mask"])
+    torch.testing.assert_close(found["logits"], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_page_of_measured_methods_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
