@@ -492,7 +492,7 @@ def test_plan_prints_what_search_says(monkeypatch: pytest.MonkeyPatch, capsys: p
         "memory_bytes": {"smallest": 60_596_136},
     }
     plan = SimpleNamespace(to_dict=lambda: document)
-    monkeypatch.setattr(importlib.import_module("autopeft.search"), "plan", lambda spec: plan)
+    monkeypatch.setattr(importlib.import_module("autopeft.search"), "make_plan", lambda spec: plan)
     assert main(["plan", *GIVEN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == document
     assert main(["plan", *GIVEN]) == 0

@@ -164,6 +164,19 @@ def test_a_data_frame_and_a_regression(minilm: Path, tmp_path: Path) -> None:
     assert predicted[0]["score"] > predicted[1]["score"]
 
 
+def test_a_plan_says_what_the_verdict_can_show(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    values = options(minilm, tiny_reviews, tmp_path / "run", evidence="standard")
+    values.pop("out")
+    found = autopeft.plan(values.pop("task"), values.pop("budget"), **values).to_dict()
+    shown = found["evidence"]
+    assert (shown["validation_rows"], shown["seeds_per_finalist"]) == (100, 3)
+    # 2.8 standard deviations of 7 % of 100 rows, and what seeds add.
+    assert 0.074 < shown["by_rows_alone"] < 0.075 < shown["smallest_difference_shown"] < 0.08
+    assert f"{shown['rows_that_show_half']:,} validation rows would show half" in shown["note"]
+    assert found["space"]["methods"]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_target_peft_is_plain_peft(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     result = run(options(minilm, tiny_reviews, tmp_path / "run", budget={"target": "peft", "max_trials": 3}))

@@ -45,7 +45,7 @@ def plan(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
     spec = parse_flags(args)
     quiet_libraries()
 
-    from autopeft.search import plan as make_plan
+    from autopeft.search import make_plan
 
     try:
         document = make_plan(spec).to_dict()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval, paired_flips
 from autopeft.evidence.metrics import Outputs, bounds, per_example, score
+from autopeft.evidence.power import COUNTED, Power, detectable
 from autopeft.evidence.probe import ProbeResult, linear_probe
 
 __all__ = [
+    "COUNTED",
     "Interval",
     "Outputs",
+    "Power",
     "ProbeResult",
     "Verdict",
     "bounds",
     "compare",
+    "detectable",
     "interval",
     "linear_probe",
     "paired_flips",

@@ -14,6 +14,7 @@ import torch
 from autopeft.cost.memory import MemoryModel
 from autopeft.cost.size import adapter_bytes
 from autopeft.errors import AutopeftError, NothingFeasible
+from autopeft.evidence import COUNTED, detectable
 from autopeft.executors.base import cores
 from autopeft.search.arms import UNBUILDABLE, lean
 from autopeft.search.division import Division, Speed, divide
@@ -22,8 +23,8 @@ from autopeft.search.prepared import Prepared
 from autopeft.search.resume import limits
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration
-from autopeft.spec import SearchSpec
-from autopeft.spec.parse import checked
+from autopeft.spec import Budget, SearchSpec, Task
+from autopeft.spec.parse import checked, parse_search
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Probe
 from autopeft.trial.workbench import Workbench
@@ -44,8 +45,18 @@ class Plan:
         return dict(self.values)
 
 
-def plan(spec: SearchSpec) -> Plan:
-    """Say what a search would do.
+def plan(task: Task | dict[str, Any], budget: Budget | dict[str, Any] | None = None, **options: Any) -> Plan:
+    """Say what `search` would do with the same arguments.
+
+    Raises:
+        InputError: As for `search`.
+        NothingFeasible: As for `search`.
+    """
+    return make_plan(parse_search({"task": task, "budget": budget if budget is not None else Budget(), **options}))
+
+
+def make_plan(spec: SearchSpec) -> Plan:
+    """Say what a search that is fully specified would do.
 
     The only thing that runs is a throw-away LoRA for about two seconds, to know how fast this machine is; nothing of it
     is kept.
@@ -96,6 +107,7 @@ def plan(spec: SearchSpec) -> Plan:
             "baseline": _baseline(prepared, head),
             "strategy": strategy.name,
             "time": _time(division, prepared, speed),
+            "evidence": _evidence(division, prepared),
         }
     )
 
@@ -157,6 +169,29 @@ def _baseline(prepared: Prepared, head: str) -> dict[str, Any] | None:
     return {
         "name": bound.values.name,
         "adapter_params": {"least": bound.smallest().adapter_params(bound.modules), "most": bound.largest_params},
+    }
+
+
+def _evidence(division: Division, prepared: Prepared) -> dict[str, Any]:
+    """What the verdict can show with these rows and seeds."""
+    rows, seeds = division.final_evaluated, len(division.seeds)
+    found = detectable(rows, seeds) if prepared.raw.metric in COUNTED else None
+    values: dict[str, Any] = {"validation_rows": rows, "seeds_per_finalist": seeds}
+    if found is None:
+        reason = "is known only for shares of rows" if seeds > 1 else "needs two seeds"
+        return {**values, "smallest_difference_shown": None, "note": f"what can be shown {reason}"}
+    if found.rows_for_half is None:
+        note = "no number of rows would show half of it with these seeds: more seeds do (--evidence strict)"
+    else:
+        note = f"{found.rows_for_half:,} validation rows would show half of it"
+    return {
+        **values,
+        "smallest_difference_shown": found.difference,
+        "by_rows_alone": found.by_rows_alone,
+        "rows_that_show_half": found.rows_for_half,
+        "assumed_disagreement": found.disagreement,
+        "assumed_seed_spread": found.seed_spread,
+        "note": f"a difference of that size is called better in four of five searches; {note}",
     }
 
 
