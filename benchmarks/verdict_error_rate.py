@@ -12,6 +12,8 @@ seed x example; a shift per seed makes the seed's own spread. Columns, in per ce
 * ``selected``: the same when each arm's finalist was the best by validation (on the same rows) of 20 and 10
   equally good candidates and was then retrained with fresh seeds;
 * ``found``: ``better`` when the challenger is truly 2 points better;
+* ``within``: false ``within`` when the challenger is truly worse by the margin of 1 point (``--within 1``), and was the
+  best of 20 such candidates; ``kept``: ``within`` when it is truly as good;
 * ``half``: mean half-width of the verdict's interval, in points.
 """
 
@@ -30,6 +32,8 @@ Floats = npt.NDArray[np.float64]
 ACCURACY = 0.86
 EXAMPLE_SHARE = 0.75
 ARM_SHARE = 0.08
+COLUMNS = ("naive", "seeds", "verdict", "selected", "found", "within", "kept", "half")
+MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,17 @@ class Lab:
         noise = self._rng.normal(size=(seeds, len(arm))) * (1 - EXAMPLE_SHARE - ARM_SHARE) ** 0.5
         return np.asarray(arm + shift + noise > 0, dtype=np.float64)
 
-    def selected(self, candidates: int, spread: float) -> Floats:
-        """The affinity of the best of some candidates, chosen by one run each on these examples."""
-        arms = [self.arm() for _ in range(candidates)]
+    def selected(self, candidates: int, spread: float, gain: float = 0.0) -> Floats:
+        """The affinity of the best of some equal candidates, chosen by one run each on these examples."""
+        arms = [self.arm(gain) for _ in range(candidates)]
         scores = [self.answers(arm, spread, 1).mean() for arm in arms]
         return arms[int(np.argmax(scores))]
 
 
-def verdict(ours: Floats, theirs: Floats) -> tuple[str, float]:
+def verdict(ours: Floats, theirs: Floats, margin: float | None = None) -> tuple[str, float]:
     """The verdict's name and the half-width of its interval."""
     arms = [[{"prediction": run, "label": np.ones_like(run)} for run in answers] for answers in (ours, theirs)]
-    found = compare("accuracy", arms[0], arms[1], sizes=(1, 1))
+    found = compare("accuracy", arms[0], arms[1], sizes=(1, 2), margin=margin)
     return found.name, (found.high - found.low) / 2
 
 
@@ -96,7 +100,7 @@ def seeds_better(ours: Floats, theirs: Floats) -> bool:
 def measure(setting: Setting, searches: int, seed: int = 0) -> dict[str, float]:
     """The columns of one row, rates in [0, 1] and the half-width in accuracy."""
     rng = np.random.default_rng([seed, setting.rows, setting.seeds])
-    counts = dict.fromkeys(("naive", "seeds", "verdict", "selected", "found", "half"), 0.0)
+    counts = dict.fromkeys(COLUMNS, 0.0)
     spreads = setting.challenger_spread, setting.baseline_spread
     for _ in range(searches):
         lab = Lab(setting, rng)
@@ -113,6 +117,9 @@ def measure(setting: Setting, searches: int, seed: int = 0) -> dict[str, float]:
             lab.answers(lab.selected(n, s), s, setting.seeds) for n, s in zip((20, 10), spreads, strict=True)
         )
         counts["selected"] += verdict(chosen, rival)[0] == "better"
+        lossy = lab.answers(lab.selected(20, spreads[0], -MARGIN), spreads[0], setting.seeds)
+        counts["within"] += verdict(lossy, rival, MARGIN)[0] == "within"
+        counts["kept"] += verdict(ours, theirs, MARGIN)[0] == "within"
     return {column: count / searches for column, count in counts.items()}
 
 
@@ -120,13 +127,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Error rates of verdicts in simulated comparisons.")
     parser.add_argument("--searches", type=int, default=1000, help="simulated comparisons in each row")
     searches = parser.parse_args().searches
-    columns = ("naive", "seeds", "verdict", "selected", "found", "half")
-    print("spread  rows  seeds  " + "  ".join(f"{column:>8}" for column in columns))
+    print("spread  rows  seeds  " + "  ".join(f"{column:>8}" for column in COLUMNS))
     for ours, theirs in ((0.4, 0.4), (0.8, 0.2), (1.5, 1.5)):
         for rows in (200, 872, 3100):
             for seeds in (2, 3, 5):
                 found = measure(Setting(rows, seeds, ours, theirs), searches)
-                row = "  ".join(f"{100 * found[column]:8.2f}" for column in columns)
+                row = "  ".join(f"{100 * found[column]:8.2f}" for column in COLUMNS)
                 print(f"{ours}/{theirs}  {rows:5d}  {seeds:5d}  {row}", flush=True)
 
 

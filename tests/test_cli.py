@@ -96,6 +96,7 @@ class TestFlags:
             "budget.target": ("merged", "merged"),
             "evidence": ("strict", "strict"),
             "until": ("decided", "decided"),
+            "within": ("0.5", 0.5),
             "seed": ("3", 3),
             "workers": ("2", 2),
             "gpus_per_trial": ("0.5", 0.5),

@@ -189,3 +189,28 @@ def test_false_better_is_rare(simulation, spread, rows, seeds, naive_fails):
 def test_true_gains_are_found(simulation):
     found = simulation.measure(simulation.Setting(3100, 3, 0.4, 0.4), searches=40)
     assert found["found"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "margin", "sizes", "name", "takes"),
+    [
+        (0.0, 0.02, (5, 10), "within", "challenger"),
+        (0.0, 0.0005, (5, 10), "tie", "baseline"),
+        (0.0, 0.02, (10, 5), "tie", "baseline"),
+        (0.0, None, (5, 10), "tie", "challenger"),
+        (0.1, 0.02, (5, 10), "worse", "baseline"),
+        (0.1, 0.2, (5, 10), "within", "challenger"),
+        (-0.1, 0.02, (5, 10), "better", "challenger"),
+    ],
+)
+def test_a_margin_is_kept_or_lora_is_taken(loss, margin, sizes, name, takes):
+    rng = np.random.default_rng(3)
+    difficulty = rng.random(5000)
+    ours, theirs = (arm(rng, 3, 5000, accuracy, difficulty) for accuracy in (0.75 - loss, 0.75))
+    verdict = compare("accuracy", ours, theirs, sizes=sizes, margin=margin)
+    assert (verdict.name, verdict.takes) == (name, takes)
+    if name == "within":
+        assert "50% fewer adapter parameters" in verdict.reason
+        assert verdict.low > -margin
+    with pytest.raises(ValueError, match="above 0"):
+        compare("accuracy", ours, theirs, sizes=sizes, margin=0.0)

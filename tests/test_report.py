@@ -166,6 +166,11 @@ def test_the_limits_shown_are_those_of_now(tmp_path: Path) -> None:
             "Take lora+bias: no difference from a tuned LoRA was found, with 72% fewer adapter parameters.",
         ),
         ("tie", "baseline", "Take the tuned LoRA: no difference from lora+bias was found, and LoRA is no larger."),
+        (
+            "within",
+            "challenger",
+            "Take lora+bias: it is worse than a tuned LoRA by less than the margin, with 72% fewer adapter parameters.",
+        ),
         ("worse", "baseline", "Take the tuned LoRA: nothing in this space beat it, lora+bias is worse."),
         ("unconfirmed", "challenger", "Take lora+bias for now: it scored higher, but that is not confirmed."),
     ],

@@ -47,6 +47,7 @@ class Bench:
         self.strategy = str(options.get("strategy", "tpe-asha"))
         self.evidence = str(options.get("evidence", "standard"))
         self.until_decided = bool(options.get("until_decided", False))
+        self.margin = options.get("margin")
         self.slots = int(options.get("slots", 2))  # type: ignore[call-overload]
         self.gate: Callable[[Configuration], tuple[bool, int | None]] = options.get("gate", lambda c: (True, None))  # type: ignore[assignment]
 
@@ -83,7 +84,8 @@ class Bench:
         with opener(self.folder, clock=self.clock) as journal:
             ledger = Ledger(journal)
             if not resume:
-                ledger.write("search_started", **{**HEADER, "spec": {"budget": limits(self.budget)}})
+                asked = {"spec": {"budget": limits(self.budget)}, "procedure": {"margin": self.margin}}
+                ledger.write("search_started", **{**HEADER, **asked})
             else:
                 take_up(ledger, self.budget, self.slots)
             rules = Rules(
@@ -245,6 +247,27 @@ def test_a_search_goes_on_from_wherever_its_journal_ends(tmp_path: Path) -> None
         assert log.verdict is not None, cut
         assert not done & again, cut
         assert all(trial.ended is not None for trial in log.trials.values()), cut
+
+
+def test_with_a_margin_the_smallest_adapter_that_keeps_it_is_returned(tmp_path: Path) -> None:
+    def params(log: SearchLog, role: str) -> int:
+        return log.configurations[log.finalists[role]].adapter_params
+
+    # More places are a little better, so that the best is not the smallest.
+    world = SyntheticWorld(lambda configuration: 0.75 + 0.001 * min(30, len(configuration.sites)), rows=2000)
+    budget = Budget(max_adapter_params=0.01, max_time=600.0)
+    best = Bench(tmp_path / "best", world, budget).run()
+    small = Bench(tmp_path / "small", world, budget, margin=0.05).run()
+    assert params(small, "challenger") < params(best, "challenger")
+    assert params(small, "challenger") < params(small, "baseline")
+    assert small.verdict["name"] == "within"
+    assert small.verdict["takes"] == "challenger"
+    assert small.verdict["low"] > -0.05
+    assert small.verdict["margin"] == 0.05
+
+    strict = Bench(tmp_path / "strict", world, budget, margin=1e-4).run()
+    assert strict.verdict["name"] in ("tie", "better", "worse")
+    assert (strict.verdict["takes"] == "challenger") == (strict.verdict["name"] == "better")
 
 
 def test_an_arm_that_always_fails_does_not_starve_the_other(tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ FULL = SearchSpec(
     space={"name": "own", "methods": ["lora"]},
     evidence="quick",
     until="decided",
+    within=0.5,
     overrides=(("space.batch", [8, 16]), ("space.name", "1e-3"), ("strategy.name", "8"), ("space.note", "it's: #1")),
     workers=2,
     gpus_per_trial=0.5,

@@ -34,7 +34,7 @@ import numpy as np
 
 from autopeft.evidence.metrics import Array, Floats, Outputs, bounds, checked, class_count, per_example, statistic
 
-VerdictName = Literal["better", "tie", "worse", "unconfirmed"]
+VerdictName = Literal["better", "within", "tie", "worse", "unconfirmed"]
 _BINARY = ("accuracy", "exact_match")
 
 
@@ -60,12 +60,14 @@ class Verdict:
     """How a challenger compares with a baseline.
 
     Attributes:
-        name: ``better`` or ``worse``: zero lies outside the interval of the difference; ``tie``: inside;
+        name: ``better`` or ``worse``: zero lies outside the interval of the difference; ``tie``: inside; ``within``: a
+            margin was given, the whole interval lies above its negative, and the challenger is the smaller one;
             ``unconfirmed``: fewer than two seeds in an arm.
         difference: Mean score of the challenger less that of the baseline.
         low: Lower end of its interval.
         high: Upper end.
-        takes: The arm to use: the better one; on a tie the one with fewer adapter parameters.
+        takes: The arm to use: the better one; on a tie the one with fewer adapter parameters, or with a margin, which
+            was not shown to be kept, the baseline.
         reason: One sentence for the user.
     """
 
@@ -114,6 +116,7 @@ def compare(
     baseline: Sequence[Outputs],
     *,
     sizes: tuple[int, int],
+    margin: float | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -127,13 +130,18 @@ def compare(
         challenger: Outputs of one run per seed.
         baseline: Likewise, on the same examples; numbers of seeds may differ.
         sizes: Adapter parameters of challenger and baseline: the smaller one is taken on a tie, the baseline if equal.
+        margin: By how much a smaller challenger may be worse (a test of non-inferiority: Blackwelder 1982, Controlled
+            Clinical Trials 3, 345-353), in the metric's unit, above 0. A false ``within`` is meant to come up in at
+            most (1 - level) / 2 of comparisons of a challenger that is worse by the margin.
         level: Confidence of the interval, in (0, 1).
         resamples: Bootstrap resamples, for metrics that are no mean over examples.
         seed: Of the resamples.
 
     Raises:
-        ValueError: An arm without runs, examples that differ, or outputs that the metric cannot use.
+        ValueError: An arm without runs, examples that differ, outputs that the metric cannot use, or a margin of 0.
     """
+    if margin is not None and not margin > 0:
+        raise ValueError(f"a margin must be above 0, not {margin}")
     if not challenger or not baseline:
         raise ValueError("both arms need at least one run")
     _check_runs(metric, [*challenger, *baseline], level)
@@ -152,8 +160,18 @@ def compare(
         return Verdict(
             "better", difference, low, high, "challenger", f"{shown} over {seeds}: the challenger is better."
         )
+    if margin is not None and sizes[0] < sizes[1] and low > -margin:
+        saved = f"{1 - sizes[0] / sizes[1]:.0%} fewer adapter parameters"
+        reason = f"{shown} over {seeds}: the challenger is worse by less than {margin:g}, with {saved}."
+        return Verdict("within", difference, low, high, "challenger", reason)
     if high < 0:
         return Verdict("worse", difference, low, high, "baseline", f"{shown} over {seeds}: the challenger is worse.")
+    if margin is not None:
+        kept = f"that the challenger is worse by less than {margin:g} was not shown"
+        reason = f"{shown} over {seeds}: no difference shown, but {kept}; the baseline is taken."
+        if sizes[0] >= sizes[1]:
+            reason = f"{shown} over {seeds}: no difference shown, and nothing smaller; the baseline is taken."
+        return Verdict("tie", difference, low, high, "baseline", reason)
     chosen = f"the {cheaper} is taken with {min(sizes):,} adapter parameters against {max(sizes):,}"
     if sizes[0] == sizes[1]:
         chosen = f"the baseline is taken, both have {sizes[0]:,} adapter parameters"

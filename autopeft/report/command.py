@@ -39,6 +39,7 @@ SEARCH_FLAGS = {
     "incumbent": "--incumbent",
     "evidence": "--evidence",
     "until": "--until",
+    "within": "--within",
     "workers": "--workers",
     "gpus_per_trial": "--gpus-per-trial",
     "executor": "--executor",

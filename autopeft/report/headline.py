@@ -56,8 +56,12 @@ def _verdict(verdict: Mapping[str, Any], named: Mapping[str, Named]) -> str:
     match verdict.get("name"):
         case "better":
             return f"Take {mix}: it is better than a tuned LoRA{_size(ours, theirs)}."
+        case "within":
+            return f"Take {mix}: it is worse than a tuned LoRA by less than the margin{_size(ours, theirs)}."
         case "tie" if takes == "challenger":
             return f"Take {mix}: no difference from a tuned LoRA was found{_size(ours, theirs)}."
+        case "tie" if verdict.get("margin") is not None:
+            return f"Take the tuned LoRA: {mix} was not shown to be close enough to it, or is no smaller."
         case "tie":
             return f"Take the tuned LoRA: no difference from {mix} was found, and LoRA is no larger."
         case "worse":

@@ -37,10 +37,14 @@ class Finals:
         self._arms = arms
 
     def candidates(self) -> dict[Role, TrialLog]:
-        """Role -> the arm's best trial: the best score among those that went furthest."""
+        """Role -> the arm's best trial: the best score among those that went furthest.
+
+        With a margin, the challenger is the smallest that seems to keep it.
+        """
         log = self._ledger.log
         metric = log.rung_metric
         found: dict[Role, TrialLog] = {}
+        tried: dict[Role, list[TrialLog]] = {}
         for arm in self._arms:
             trials = [
                 trial
@@ -60,7 +64,33 @@ class Finals:
                         -log.configurations[t.hash].adapter_params,
                     ),
                 )
+                tried[ROLES[arm]] = trials
+        if self.margin is not None and len(found) == 2:
+            found["challenger"] = self._smallest(found, tried["challenger"])
         return found
+
+    @property
+    def margin(self) -> float | None:
+        """By how much a smaller challenger may be worse, in the metric's unit; None where the best is looked for."""
+        margin: float | None = self._ledger.log.header.get("procedure", {}).get("margin")
+        return margin
+
+    def _smallest(self, found: dict[Role, TrialLog], tried: list[TrialLog]) -> TrialLog:
+        """The smallest of those that went furthest and seem to keep half of the margin; fresh seeds must show it all.
+
+        Where trials are judged by another metric than the final one the margin says nothing about them.
+        """
+        log, baseline, best = self._ledger.log, found["baseline"], found["challenger"]
+        if log.rung_metric != log.metric or self.margin is None:
+            return best
+        mark = baseline.rungs[-1].metrics[log.metric] - self.margin / 2
+        kept = [
+            trial
+            for trial in tried
+            if trial.rungs[-1].rung == best.rungs[-1].rung and trial.rungs[-1].metrics[log.metric] >= mark
+        ]
+        key = lambda t: (log.configurations[t.hash].adapter_params, -t.rungs[-1].metrics[log.metric])  # noqa: E731
+        return min(kept, key=key, default=best)
 
     def name(self, *, seconds: Callable[[str, int], float], rungs: int) -> None:
         """Journal the finalists, with as many seeds and rows as the time left admits.
@@ -154,6 +184,7 @@ class Finals:
             takes=verdict.takes,
             reason=verdict.reason,
             seeds=seeds,
+            margin=self.margin,
         )
 
     def best_runs(self) -> dict[Role, TrialLog]:
@@ -190,7 +221,11 @@ class Finals:
             reason = "no time was left to train both finalists with fresh seeds, and they were judged on different rows"
             return Verdict("unconfirmed", 0.0, 0.0, 0.0, max(present, key=lambda role: scores[role]), reason), 0
         verdict = compare(
-            self._metric(), outputs["challenger"], outputs["baseline"], sizes=(sizes["challenger"], sizes["baseline"])
+            self._metric(),
+            outputs["challenger"],
+            outputs["baseline"],
+            sizes=(sizes["challenger"], sizes["baseline"]),
+            margin=self.margin,
         )
         return verdict, min(len(self.runs(role)) for role in present)
 
@@ -199,7 +234,7 @@ class Finals:
         counts = [len(self.runs(role)) for role in ROLES.values() if self._named().get(role)]
         if len(counts) < 2 or min(counts) < 2:
             return False
-        return self._compare()[0].name in ("better", "worse")
+        return self._compare()[0].name in ("better", "within", "worse")
 
     def _metric(self) -> str:
         log = self._ledger.log

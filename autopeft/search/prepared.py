@@ -20,6 +20,7 @@ from autopeft.data.encoded import EncodedData, EncodedSplit
 from autopeft.data.plan import TextPlan
 from autopeft.data.read import RawData
 from autopeft.errors import NothingFeasible
+from autopeft.evidence import bounds
 from autopeft.inspect import module_map
 from autopeft.search.arms import Arm
 from autopeft.search.division import Speed
@@ -209,6 +210,12 @@ class Prepared:
             about |= {"methods": list(bound.methods), "size": bound.size(), "left_out": dict(bound.left_out)}
         return about
 
+    @property
+    def margin(self) -> float | None:
+        """By how much a smaller adapter may be worse than tuned LoRA, in the metric's unit."""
+        within = self.spec.within
+        return None if within is None else within / 100 if bounds(self.raw.metric)[1] == 1.0 else within
+
     def setup(self, folder: Path) -> WorkSetup:
         """What the workers get."""
         lm, budget = self.raw.kind == "causal_lm", self.spec.budget
@@ -244,6 +251,7 @@ class Prepared:
             "strategy": digest(dict(self.strategy)),
             "seed": self.spec.seed,
             "evidence": self.spec.evidence,
+            "within": self.spec.within,
             "incumbent": None if self.spec.incumbent is None else weights_of(self.spec.incumbent),
             **{f"budget.{name}": getattr(budget, name) for name in LIMIT_FIELDS},
         }
@@ -277,7 +285,12 @@ class Prepared:
             },
             "space": self._about_space(head),
             "environment": dict(environment),
-            "procedure": {"evidence": self.spec.evidence, "strategy": dict(self.strategy), "baseline": BASELINE_SPACE},
+            "procedure": {
+                "evidence": self.spec.evidence,
+                "margin": self.margin,
+                "strategy": dict(self.strategy),
+                "baseline": BASELINE_SPACE,
+            },
         }
 
 

@@ -194,6 +194,7 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         incumbent=_path(fields, "incumbent"),
         evidence=fields.choice("evidence", EVIDENCE, "standard"),
         until=fields.choice("until", ("decided",), None),
+        within=fields.number("within", None, low=1e-6, high=1e6),
         overrides=tuple((name, value) for name, value in changes if name.split(".")[0] in ("space", "strategy")),
         workers=fields.number("workers", None, low=1, high=4096, whole=True),
         gpus_per_trial=fields.number("gpus_per_trial", None, low=0, high=64),

@@ -27,6 +27,8 @@ class SearchSpec:
         incumbent: Folder of the adapter in use today, to be compared; None for none.
         evidence: How much of the budget goes to certainty: 2, 3 or 5 fresh seeds for each finalist.
         until: ``decided`` ends the search as soon as the verdict is settled; None uses the whole budget.
+        within: Return the smallest adapter that is shown to be no worse than tuned LoRA by more than so many points
+            (hundredths of a metric that is bounded by 1, else the metric's own unit); None looks for the best.
         overrides: ``("space.x", value)`` and ``("strategy.x", value)`` pairs from ``--set``.
         workers: Trials at a time; None takes one per GPU, or one per core.
         gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
@@ -47,6 +49,7 @@ class SearchSpec:
     incumbent: str | None = None
     evidence: Evidence = "standard"
     until: Literal["decided"] | None = None
+    within: float | None = None
     overrides: tuple[tuple[str, Any], ...] = ()
     workers: int | None = None
     gpus_per_trial: float | None = None
