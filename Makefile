@@ -65,11 +65,12 @@ bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of
 	$(PY) benchmarks/verdict_error_rate.py
 	$(PY) benchmarks/memory_prediction.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
-	$(PY) benchmarks/methods.py $(if $(DATA),--data-root $(DATA)) > docs/methods-measured.md
+	$(PY) benchmarks/methods.py $(if $(DATA),--data-root $(DATA)) > docs/methods-measured.md.new
+	mv docs/methods-measured.md.new docs/methods-measured.md
 
 docs: $(INSTALLED) ## pages that are made from the code
-	$(PY) -m autopeft.methods.page > docs/methods.md
-	$(PY) benchmarks/methods.py --table > docs/methods-measured.md
+	$(PY) -m autopeft.methods.page > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
+	$(PY) benchmarks/methods.py --table > docs/methods-measured.md.new && mv docs/methods-measured.md.new docs/methods-measured.md
 
 gpu-check: $(INSTALLED) ## what needs a GPU; says so where there is none
 	$(VENV)/bin/autopeft doctor --gpu-check

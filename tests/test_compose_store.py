@@ -234,6 +234,33 @@ def test_damage_is_noticed(bert: Carrier, tmp_path: Path, file: str, damage: str
     assert [Path(problem.value).name for problem in caught.value.problems] == [file]
 
 
+def test_peft_may_write_over_a_folder_of_ours(bert: Carrier, folders: dict[str, Path], tmp_path: Path) -> None:
+    save_adapter(build(bert, uniform(module_map(bert.model), "lora", "prefix")), tmp_path / "a", meta={})
+    model = PeftModel.from_pretrained(AutoModel.from_pretrained(folders["bert"]), tmp_path / "a", is_trainable=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    model.save_pretrained(tmp_path / "a")
+    again = PeftModel.from_pretrained(AutoModel.from_pretrained(folders["bert"]), tmp_path / "a")
+    ids, mask = rows()
+    with torch.no_grad():
+        assert torch.equal(model.eval()(ids, mask)[0], again.eval()(ids, mask)[0])
+
+
+def test_a_folder_without_all_tensors_is_refused_by_peft_too(
+    bert: Carrier, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    save_adapter(build(bert, uniform(module_map(bert.model), "lora", "serial")), tmp_path / "a", meta={})
+    # As from a hub: nothing to check the files by.
+    (tmp_path / "a" / "manifest.json").unlink()
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    lost = [name for name in tensors if "serial" in name]
+    save_file({n: t for n, t in tensors.items() if n not in lost}, tmp_path / "a" / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=f"lacks {len(lost)} of its tensors"):
+        PeftModel.from_pretrained(AutoModel.from_pretrained(folders["bert"]), tmp_path / "a")
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_damage_is_noticed_through_peft_as_well(
     bert: Carrier, folders: dict[str, Path], tmp_path: Path, damage: str
@@ -274,7 +301,24 @@ def test_other_signs_of_singular_vectors_change_nothing(
         right[..., : len(signs), :] *= signs.unsqueeze(-1)
         return torch.return_types.linalg_svd((left, values, right))
 
+    qr, eigh = torch.linalg.qr, torch.linalg.eigh
+
+    def negated(columns: torch.Tensor) -> torch.Tensor:
+        signs = torch.ones(columns.shape[-1], dtype=columns.dtype)
+        signs[::2] = -1
+        return signs
+
+    def other_qr(matrix: torch.Tensor, mode: str = "reduced") -> object:
+        basis, rest = qr(matrix, mode=mode)
+        return torch.return_types.linalg_qr((basis * negated(basis), rest * negated(basis).unsqueeze(-1)))
+
+    def other_eigh(matrix: torch.Tensor, **more: object) -> object:
+        values, vectors = eigh(matrix, **more)
+        return torch.return_types.linalg_eigh((values, vectors * negated(vectors)))
+
     monkeypatch.setattr(torch.linalg, "svd", other)
+    monkeypatch.setattr(torch.linalg, "qr", other_qr)
+    monkeypatch.setattr(torch.linalg, "eigh", other_eigh)
     assert torch.equal(logits_of(load_adapter(bert, tmp_path / "adapter")), logits_of(adapted))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from compose_models import SIZES, config_for, run_script, save_tiny, shake
+from compose_models import SIZES, SomeData, config_for, run_script, save_tiny, shake
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModel,
@@ -19,6 +19,7 @@ from transformers import (
     ViTConfig,
 )
 
+from autopeft.compose.host import hosted_parts
 from autopeft.hybrid import HybridConfig, choose, register
 
 MERGEABLE = ("bias", "lora", "ia3")
@@ -140,8 +141,30 @@ def test_places_that_nobody_chose_are_not_trained(folders: dict[str, Path], meth
     logits(model.eval(), "bert")
     with pytest.raises(ValueError, match=r"were not chosen: call autopeft\.hybrid\.choose"):
         model.train()(**inputs("bert"))
+    # Neither by reading something else,
+    model.load_state_dict({}, strict=False)
+    with pytest.raises(ValueError, match="were not chosen"):
+        model.eval()(**inputs("bert"))
     choose(model, None)
     model(**inputs("bert"))
+
+
+@pytest.mark.parametrize("method", ["fishmask", "trainable_tokens", "pafi"])
+def test_places_are_chosen_once_and_for_one_adapter(folders: dict[str, Path], method: str) -> None:
+    model = get_peft_model(bare("bert", folders["bert"]), config_for(bare("bert", folders["bert"]), method))
+    shake(model, 1)
+    before = logits(model, "bert")
+    model.add_adapter("two", config_for(bare("bert", folders["bert"]), method))
+    choose(model, SomeData(model.get_base_model(), 2), "two")
+    choose(model, SomeData(model.get_base_model(), 3))
+    model.set_adapter("default")
+    assert torch.equal(logits(model, "bert"), before)
+    parts = {name: [part for _, _, part, _ in hosted_parts(model, name)] for name in ("default", "two")}
+    assert all(part.settled for held in parts.values() for part in held)
+    if method != "pafi":
+        assert any(not torch.equal(a.positions, b.positions) for a, b in zip(*parts.values(), strict=True))
+    with pytest.raises(ValueError, match="trained cannot be chosen again"):
+        parts["default"][0].settle(parts["default"][0].positions)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2", "vit"])

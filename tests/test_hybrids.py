@@ -95,8 +95,9 @@ def test_they_train_on_a_bfloat16_base(folders: dict[str, Path], name: str, firs
         train_steps(adapted, autocast=True)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.isfinite(logits_of(adapted)).all()
-        moved = [key for key, p in adapted.trained().items() if not torch.equal(p, start[key])]
-        assert any(not key.startswith("head") for key in moved)
+        still = [key for key, p in adapted.trained().items() if torch.equal(p, start[key])]
+        # What is added to all keys alike has no effect, and rounding hides what is behind a start of zero.
+        assert len(still) <= 0.25 * len(start), (seed, still)
     assert checksum(carrier) == before
 
 
@@ -205,11 +206,12 @@ def test_encoder_decoders_and_image_models(name: str, attention: str, tmp_path: 
         model = get_peft_model(copy.deepcopy(bare), HybridConfig(sites=sites, kv_features=kv))
         shake(model, seed)
         start = {key: p.detach().clone() for key, p in model.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
         model.train()(**inputs).logits.square().mean().backward()
         optimizer.step()
         model.eval()
-        assert any(not torch.equal(p, start[key]) for key, p in model.named_parameters() if key in start)
+        still = [key for key, p in model.named_parameters() if key in start and torch.equal(p, start[key])]
+        assert len(still) <= 0.25 * len(start), (seed, still)
         after = logits(model)
         model.save_pretrained(tmp_path / str(seed))
         again = PeftModel.from_pretrained(copy.deepcopy(bare), str(tmp_path / str(seed))).eval()

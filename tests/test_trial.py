@@ -87,9 +87,9 @@ def test_the_latency_limit_is_measured_before_training(setup: WorkSetup, head: s
 @pytest.mark.parametrize(("method", "fits"), [("prompt_tuning", False), ("prefix_tuning", False), ("lora", True)])
 def test_rows_that_do_not_fit_behind_a_prompt(setup: WorkSetup, method: str, fits: bool) -> None:
     split = setup.data.splits["validation"]
-    # One row as long as the model's positions.
-    ids = np.concatenate([np.full(512, 2000, dtype=split.input_ids.dtype), split.input_ids[: split.offsets[8]]])
-    offsets = np.concatenate([[0], 512 + split.offsets[:9]]).astype(split.offsets.dtype)
+    # One row as long as the model's 512 positions after it was padded to a multiple of 8.
+    ids = np.concatenate([np.full(505, 2000, dtype=split.input_ids.dtype), split.input_ids[: split.offsets[8]]])
+    offsets = np.concatenate([[0], 505 + split.offsets[:9]]).astype(split.offsets.dtype)
     types = None if split.token_types is None else np.zeros(len(ids), dtype=split.token_types.dtype)
     assert split.labels is not None
     long = EncodedSplit(offsets, ids, types, labels=split.labels[:9])

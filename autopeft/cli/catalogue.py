@@ -145,6 +145,7 @@ def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
                 "identity": method.identity,
                 "peft_type": method.peft_type,
                 "innermost": method.innermost,
+                "lowers": method.lowers and method.peft_type is not None,
                 "chooses": method.chooses,
                 "tier": method.tier,
             }

@@ -33,23 +33,25 @@ class TrainingData(Protocol):
         """The tokens of whole examples one after the other, cut off at a length: int64 `[count]`."""
 
 
-def choose(model: PeftModel, data: TrainingData | None) -> None:
+def choose(model: PeftModel, data: TrainingData | None, adapter: str = ADAPTER) -> None:
     """Choose the places of all parts that have such; on the meta device there is nothing to choose by.
 
     Args:
         model: Just built.
         data: None where stored places are loaded afterwards, or where they do not matter; what would be chosen by the
             data then stays where it was made.
+        adapter: Whose parts. Those whose places were chosen or read back before are passed over.
 
     Raises:
         ValueError: Single weights are to be chosen in a quantised base.
     """
-    parts = [held for held in hosted_parts(model) if isinstance(held[2], ChoosingPart)]
+    parts = [held for held in hosted_parts(model, adapter) if isinstance(held[2], ChoosingPart)]
+    parts = [held for held in parts if not held[2].settled]
     for name, method, part, module in parts:
-        # Also where the choice does not matter.
-        part.settled = True
         if isinstance(part, SparsePart) and not module.weight.is_floating_point():
             raise ValueError(f"{method} chooses among the weights of {name}, which are quantised")
+        # Also where the choice does not matter.
+        part.settled = True
     parts = [held for held in parts if not held[-1].weight.is_meta]
     by_fisher = [name for name, method, _, _ in parts if METHODS[method].chooses == "fisher"]
     fisher = data.fisher(by_fisher) if data is not None and by_fisher else {}

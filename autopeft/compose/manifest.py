@@ -17,7 +17,8 @@ SCHEMA = 1
 
 def write_manifest(folder: Path) -> dict[str, str]:
     """Write the sha256 of every file of a folder beside them; returned by name."""
-    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    held = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    files = {path.name: sha256(path) for path in held}
     text = json.dumps({"schema": SCHEMA, "files": files}, indent=2, sort_keys=True)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return files

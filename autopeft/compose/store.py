@@ -24,11 +24,12 @@ from safetensors.torch import load_file, save_file
 
 from autopeft.compose.adapt import AdaptedModel, adapt, hybrid_config
 from autopeft.compose.base import Carrier
-from autopeft.compose.host import ADAPTER
+from autopeft.compose.host import ADAPTER, recompute_constants
 from autopeft.compose.lower import lower
 from autopeft.compose.manifest import MANIFEST, check_manifest, damaged, read_json, write_manifest
 from autopeft.errors import InputError, Problem, TrialFailure
 from autopeft.inspect import module_map
+from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration
 
 __all__ = ["describe", "load_adapter", "save_adapter"]
@@ -113,6 +114,7 @@ def load_adapter(carrier: Carrier, folder: str | Path, *, trainable: bool = Fals
         tensors = _read_tensors(path / WEIGHTS)
         _check_names(path, set(tensors), set(_peft_tensors(adapted)))
         set_peft_model_state_dict(adapted.model, tensors, adapter_name=ADAPTER)
+        recompute_constants(adapted.model)
         if configuration.whole is not None:
             _as_stored(adapted, path, trainable)
     if adapted.head is not None:
@@ -160,7 +162,10 @@ def _as_stored(adapted: AdaptedModel, path: Path, trainable: bool) -> None:
 
 def _lowered_to(adapted: AdaptedModel) -> str | None:
     """The stock peft type that the folder holds, or None for the hybrid type and for a head alone."""
-    lowered = lower(adapted.configuration, adapted.carrier) if adapted.configuration.sites else None
+    configuration = adapted.configuration
+    if not configuration.sites or not all(METHODS[method].lowers for method in configuration.methods):
+        return None
+    lowered = lower(configuration, adapted.carrier)
     return None if lowered is None else lowered[0]
 
 

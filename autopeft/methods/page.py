@@ -23,9 +23,9 @@ merging is exact where claimed, plain peft loads what is lowered.
   everything in BERT-base (12 blocks of width 768, 110 million) that the method fits.
 - **starts as base**: before training the model is unchanged.
   `hybrid` methods are parts of UniPELT: each with a gate of its own, computed from what the module reads.
-- **targets**: what can load an adapter of this method alone. `peft`: plain peft, at any mixture of sizes; methods
-  without it are saved as plain peft too when all sizes are equal. `merged`: folded into the weights. `vllm`: its rules
-  for LoRA.
+- **targets**: what can load an adapter of this method alone. `peft`: plain peft, at any mixture of sizes; other methods
+  of peft on linear layers, except `psoft`, are saved as plain peft too when all sizes are equal. `merged`: folded into
+  the weights. `vllm`: its rules for LoRA.
 - **base**: `shared` when the layer asks the frozen module once, with its own input, so that adapters can share that.
 - **4/8 bit**: trains on bitsandbytes' 4-bit and 8-bit bases and is read back exactly there (`tests/test_quantised.py`).
 - **tier**: 1 in the default space, 2 by name, 3 experimental.

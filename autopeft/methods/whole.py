@@ -332,7 +332,9 @@ FROD = _whole(
     defaults={"where": "all"},
     choices={"where": ALL_WHERE},
     mergeable=True,
-    targets=frozenset({"peft", "merged"}),
+    # Read by plain peft on another machine, it is another adapter: see `recompute_constants` in `compose/host`.
+    targets=frozenset({"merged"}),
+    lowers=False,
     peft_type="FROD",
     # Bases are stored: made again on another machine they could differ in sign.
     stock=lambda knobs: {"sparse_rate": knobs["permille"] / 1000, "save_projection": True, "progressbar": False},

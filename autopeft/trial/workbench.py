@@ -22,7 +22,7 @@ from autopeft.compose.stock import is_stock_folder, load_stock, stock_head
 from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.cost.latency import overhead
 from autopeft.cost.step import build_optimizer, step_tensors
-from autopeft.data.batches import evaluation_batches, pad
+from autopeft.data.batches import evaluation_batches, pad, padded_length
 from autopeft.errors import InputError, TrialFailure
 from autopeft.evidence.metrics import score
 from autopeft.inspect import module_map
@@ -233,9 +233,9 @@ class Workbench:
         return float(exact.mean()), exact
 
     def _check_length(self, model: AdaptedModel) -> None:
-        longest = max(int(split.lengths.max(initial=0)) for split in self.setup.data.splits.values())
+        longest = max(padded_length(int(split.lengths.max(initial=0))) for split in self.setup.data.splits.values())
         if model.positions is not None and longest > model.positions:
-            detail = f"rows of {longest} tokens do not fit behind the prompt: {model.positions} positions are left"
+            detail = f"batches of {longest} tokens do not fit behind the prompt: {model.positions} positions are left"
             raise TrialFailure("unsupported", detail, infeasible=True, measured=longest)
 
     def _check_latency(self, model: AdaptedModel, carrier: Carrier) -> None:

@@ -14,6 +14,7 @@ from autopeft.compose.host.access import (
     hosted_parts,
     kept_modules,
     part_parameters,
+    recompute_constants,
 )
 from autopeft.compose.host.config import (
     ADAPTER,
@@ -44,6 +45,7 @@ __all__ = [
     "kept_modules",
     "own_dropouts",
     "part_parameters",
+    "recompute_constants",
     "register",
     "stock_config",
     "taken_positions",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+from peft.tuners.frod.layer import FrodLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
@@ -19,6 +21,7 @@ __all__ = [
     "hosted_parts",
     "kept_modules",
     "part_parameters",
+    "recompute_constants",
 ]
 
 
@@ -85,3 +88,19 @@ def asks_for_training(module: nn.Module) -> bool:
 def adapted_modules(model: nn.Module) -> set[str]:
     """Names of the modules that peft says it has adapted."""
     return set(getattr(model.base_model, "targeted_module_names", ()))
+
+
+@torch.no_grad()
+def recompute_constants(model: nn.Module, adapter: str = ADAPTER) -> None:
+    """After stored tensors were read: what an adapter's layers compute from them and do not store.
+
+    FRoD keeps a basis and divides the frozen weight by it; peft does so only when a layer is made, with a basis of this
+    machine's decomposition, whose signs may be others than those of the stored one.
+    """
+    for layer in model.modules():
+        if isinstance(layer, FrodLayer) and adapter in layer.frod_U:
+            frozen = layer.get_base_layer().weight
+            weight = frozen.T if layer.fan_in_fan_out else frozen
+            basis = layer.frod_V[adapter].to(dtype=frozen.dtype, device="cpu")
+            quotient, _ = layer._calculate_frod_u_and_lambda(basis, weight)
+            layer.frod_U[adapter] = quotient.to(layer.frod_U[adapter])

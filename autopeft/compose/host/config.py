@@ -13,7 +13,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.compose.manifest import MANIFEST, check_manifest
+from autopeft.compose.manifest import MANIFEST, check_manifest, write_manifest
 from autopeft.methods import METHODS
 
 __all__ = ["ADAPTER", "HYBRID", "PEFT_VERSION", "TASK_TYPES", "HybridConfig", "stock_config", "tensor_prefix"]
@@ -63,6 +63,9 @@ class HybridConfig(PeftConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
         """As peft's; in a local folder that has a manifest, all files are checked against it.
 
+        That is so for `PeftModel.from_pretrained` and for another adapter by `load_adapter`; not where a config is
+        given that was read before, for files of a hub, and for an adapter that is loaded again under the same name.
+
         Raises:
             DamagedFile: A file is missing or is not what was written.
         """
@@ -70,6 +73,12 @@ class HybridConfig(PeftConfig):
         if (folder / MANIFEST).is_file():
             check_manifest(folder)
         return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As peft's, after the weights; over a folder of autopeft's, its manifest is written anew."""
+        super().save_pretrained(save_directory, **kwargs)
+        if (Path(save_directory) / MANIFEST).is_file():
+            write_manifest(Path(save_directory))
 
     def __post_init__(self) -> None:
         super().__post_init__()

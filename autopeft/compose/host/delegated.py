@@ -35,7 +35,10 @@ class _Passing:
 
 
 def passing(kind: type) -> type:
-    """The passing kind of one of peft's layers, made once and found by name, so that models can be pickled."""
+    """The passing kind of one of peft's layers, made once and found by name, so that models can be pickled.
+
+    (OSF's cannot: peft hangs a function on them that has no name.)
+    """
     if issubclass(kind, _Passing):
         return kind
     name = f"{PASSING}{kind.__module__.replace('.', '__')}__{kind.__name__}"
@@ -49,7 +52,8 @@ def __getattr__(name: str) -> type:
     # A fresh process that unpickles a model asks for kinds that nothing has made there yet.
     if name.startswith(PASSING):
         module, _, kind = name.removeprefix(PASSING).replace("__", ".").rpartition(".")
-        return passing(getattr(importlib.import_module(module), kind))
+        if module.startswith("peft."):
+            return passing(getattr(importlib.import_module(module), kind))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -25,13 +25,17 @@ from autopeft.methods import METHODS
 __all__ = ["HybridModel", "register"]
 
 
+class CannotInject(AttributeError, ValueError):
+    """Both: for those who ask for any attribute, and for those who inject."""
+
+
 class _NotInjected:
     """Read by peft before a bare injection, with which transformers' `load_adapter` begins: it would load wrong numbers
     there, because it renames keys by the prefix of one method.
     """
 
     def __get__(self, instance: Any, owner: type) -> bool:
-        raise ValueError(
+        raise CannotInject(
             "a hybrid adapter of autopeft (AUTOPEFT_HYBRID) cannot be injected into a bare model, and transformers' "
             "load_adapter cannot load it. Do: import autopeft.hybrid; peft.PeftModel.from_pretrained(base, folder)"
         )
@@ -164,6 +168,23 @@ class HybridModel(BaseTuner):
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Not offered: parts of one module are merged together, and cannot be taken out again."""
         raise NotImplementedError("a hybrid adapter is merged by merge_and_unload; nothing was changed")
+
+    def unmerge_adapter(self) -> None:
+        """Not offered, as `merge_adapter` is not."""
+        raise NotImplementedError("a hybrid adapter is never merged in place, so there is nothing to take out")
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: HybridConfig, adapter_name: str, state_dict: dict[str, Any]
+    ) -> dict[str, Any]:
+        # peft would load what is there and leave the rest as it was made.
+        held = cls._get_adapter_state_dict(model, config, adapter_name, model.state_dict(), [])
+        expected = {cls._remove_adapter_name_from_key(key, adapter_name) for key in held if f".{adapter_name}" in key}
+        missing = sorted(expected - set(state_dict))
+        if missing:
+            raise ValueError(f"the hybrid adapter lacks {len(missing)} of its tensors, e.g. {missing[0]}")
+        loaded: dict[str, Any] = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        return loaded
 
     def _unload_and_optionally_merge(
         self,

@@ -29,19 +29,21 @@ class ChoosingPart(OwnPart):
 
     def check_settled(self) -> None:
         """Raise a ValueError where it would be trained at places that nobody chose."""
-        if self.training and not self.settled:
+        if not self.settled and self.values.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"the places of a {type(self).__name__} were not chosen: call autopeft.hybrid.choose")
 
-    def _load_from_state_dict(self, *arguments: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*arguments, **kwargs)
-        self.settled = True
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **kwargs)
+        self.settled = self.settled or f"{prefix}positions" in state_dict
 
     def settle(self, places: torch.Tensor) -> None:
         """Take places, in any order; nothing was trained yet.
 
         Raises:
-            ValueError: They are not as many different places as the part has values.
+            ValueError: They are not as many different places as the part has values, or it was trained already.
         """
+        if bool(self.values.any()):
+            raise ValueError("the places of a part that was trained cannot be chosen again")
         found = torch.unique(places.detach().flatten())
         if len(found) != len(self.positions):
             raise ValueError(f"{len(found)} places were found for {len(self.positions)} values")
