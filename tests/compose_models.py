@@ -135,17 +135,17 @@ def shake(model: Any, seed: int = 4) -> None:
 class SomeData:
     """Training data by which arbitrary places are chosen, other ones for every seed."""
 
-    def __init__(self, model: Any, seed: int) -> None:
-        self.model, self.generator = model, torch.Generator().manual_seed(seed)
+    def __init__(self, model: Any, seed: int, tokens: int = 100) -> None:
+        self.model, self.generator, self.tokens = model, torch.Generator().manual_seed(seed), tokens
 
     def fisher(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         return {n: torch.rand(self.model.get_submodule(n).weight.shape, generator=self.generator) for n in names}
 
     def frequent_tokens(self, count: int) -> torch.Tensor:
-        return torch.randperm(100, generator=self.generator)[:count]
+        return torch.randperm(self.tokens, generator=self.generator)[:count]
 
     def examples(self, count: int) -> torch.Tensor:
-        return torch.randint(3, 100, (count,), generator=self.generator)
+        return torch.randint(3, self.tokens, (count,), generator=self.generator)
 
 
 def build(carrier: Carrier, configuration: Configuration, seed: int = 3) -> AdaptedModel:

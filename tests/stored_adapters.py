@@ -8,17 +8,19 @@ In the zip: ``bases/NAME`` (tiny models), ``adapters/NAME`` (of `save_adapter`),
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from compose_models import SomeData
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig
 
 import autopeft
-from autopeft.compose.adapt import adapt
+from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, load_base
 from autopeft.compose.store import save_adapter
 from autopeft.inspect import module_map
@@ -27,7 +29,7 @@ from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
 
 STORED = Path(__file__).parent / "stored"
-KINDS = {"bert": "sequence_classification", "llama": "causal_lm"}
+KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causal_lm"}
 SIZES = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -39,11 +41,14 @@ SIZES = {
 
 
 def make_bases(folder: Path) -> None:
-    """A tiny BERT and a tiny Llama with random weights."""
+    """A tiny BERT, Llama and GPT-2 with random weights."""
     torch.manual_seed(11)
     bert = AutoModel.from_config(BertConfig(**SIZES))
     llama = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, num_key_value_heads=1, pad_token_id=0))
-    for name, model in (("bert", bert), ("llama", llama)):
+    gpt2 = AutoModelForCausalLM.from_config(
+        GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=64, n_positions=64, bos_token_id=1, eos_token_id=2)
+    )
+    for name, model in (("bert", bert), ("llama", llama), ("gpt2", gpt2)):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -84,8 +89,9 @@ def mixtures(modules: ModuleMap) -> Iterator[dict[str, list[Part]]]:
 
 def configurations(maps: Mapping[str, ModuleMap]) -> Iterator[tuple[str, str, dict[str, list[Part]]]]:
     """Name, base and head, and parts by module."""
-    for number, sites in enumerate(mixtures(maps["bert/mean"])):
-        yield f"mixed-{number}", "bert/mean", sites
+    for where in ("bert/mean", "gpt2/lm"):
+        for number, sites in enumerate(mixtures(maps[where])):
+            yield f"{where.split('/')[0]}-mixed-{number}", where, sites
     yield "head", "bert/mean", {}
     for where, method in (
         ("bert/stock", "lora"),
@@ -107,26 +113,56 @@ def configurations(maps: Mapping[str, ModuleMap]) -> Iterator[tuple[str, str, di
             )
 
 
+@torch.no_grad()
+def check_that_all_matter(adapted: AdaptedModel, start: Mapping[str, torch.Tensor]) -> None:
+    """Raise where the logits would hardly tell whether a method's trained values were lost."""
+    data, trained = examples(), adapted.trained()
+    expected = adapted(data["ids"], data["mask"])
+    groups = {name: [id(p) for p in group] for name, group in adapted.groups().items()}
+    for name, members in groups.items():
+        kept = {key: p.detach().clone() for key, p in trained.items() if id(p) in members}
+        for key in kept:
+            trained[key].copy_(start[key])
+        change = (adapted(data["ids"], data["mask"]) - expected).abs().max() / expected.abs().max()
+        for key, value in kept.items():
+            trained[key].copy_(value)
+        if change < 1e-3:
+            raise SystemExit(f"{name} changes the logits by {change:.1g} only")
+
+
 def write(target: Path) -> None:
-    """Train everything a little and write the zip."""
+    """Train everything a little and write the zip.
+
+    Raises:
+        SystemExit: It is that of a release.
+    """
+    tags = subprocess.run(["git", "tag", "--list", f"v{target.stem}"], capture_output=True, text=True, check=False)
+    if tags.stdout.strip():
+        raise SystemExit(f"{target.stem} is released: what it stored never changes")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         make_bases(root / "bases")
-        heads = [where.split("/") for where in ("bert/mean", "bert/stock", "llama/lm")]
+        heads = [where.split("/") for where in ("bert/mean", "bert/stock", "llama/lm", "gpt2/lm")]
         carriers = {f"{base}/{head}": carrier_of(root / "bases", base, head) for base, head in heads}
         maps = {where: module_map(carrier.model) for where, carrier in carriers.items()}
         rates = tuple((name, method.rate.default) for name, method in sorted(METHODS.items()))
         for name, where, sites in configurations(maps):
             carrier = carriers[where]
             configuration = Configuration.of(sites, Training(rates, 1e-3, 4))
-            adapted = adapt(carrier, configuration, maps[where], seed=1)
-            optimizer = torch.optim.AdamW(list(adapted.trained().values()), lr=1e-2)
+            adapted = adapt(carrier, configuration, maps[where], seed=1, data=SomeData(carrier.model, 1, tokens=64))
+            start = {key: p.detach().clone() for key, p in adapted.trained().items()}
+            optimizer = torch.optim.AdamW(list(adapted.trained().values()), lr=3e-2)
             data = examples()
-            for _ in range(3):
+            for _ in range(12):
                 optimizer.zero_grad()
                 (adapted(data["ids"], data["mask"]).float() - 1).square().mean().backward()
                 optimizer.step()
+            with torch.no_grad():
+                # A few steps from values near zero would hardly show.
+                for parameter in adapted.trained().values():
+                    parameter.add_(torch.randn_like(parameter) * 0.5)
             adapted.eval()
+            check_that_all_matter(adapted, start)
             save_adapter(adapted, root / "adapters" / name, meta={})
             with torch.no_grad():
                 expected = {**data, "logits": adapted(data["ids"], data["mask"]).contiguous()}

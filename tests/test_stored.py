@@ -37,7 +37,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_it_gives_what_it_gave_then(unpacked: dict[str, Path], release: str, name: str) -> None:
     root = unpacked[release]
     about = describe(root / "adapters" / name)
-    (base,) = (base for base, kind in KINDS.items() if kind == about["kind"])
+    base = next((base for base in KINDS if name.startswith(base)), "llama" if about["kind"] == "causal_lm" else "bert")
     adapted = load_adapter(carrier_of(root / "bases", base, about["head"]), root / "adapters" / name)
     expected = load_file(root / "expected" / f"{name}.safetensors")
     with torch.no_grad():
