@@ -215,6 +215,21 @@ def test_more_of_any_limit_makes_an_ended_search_explore_on(tmp_path: Path) -> N
         assert len(log.test_opened) == opened + (not same)
 
 
+def test_a_reopening_that_was_killed_at_once_is_taken_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_time=600.0))
+    trials = len(explored(bench.run()))
+    with Journal.resume(bench.folder, clock=bench.clock) as journal:
+        ledger = Ledger(journal)
+        ledger.write("finished", status="found", result={})
+        # All that the killed session wrote.
+        ledger.write("resumed", records=len(journal.records), reopened=True)
+    bench.budget = Budget(max_time=1000.0)
+    log = bench.run(resume=True)
+    assert len(explored(log)) > trials
+    assert log.verdict is not None
+    assert not log.reopening
+
+
 def test_time_that_the_finalists_cannot_use_is_explored_with(tmp_path: Path) -> None:
     world = SyntheticWorld(by_method({}), seconds_per_row=0.0005)
     log = Bench(tmp_path / "run", world, Budget(max_time=600.0)).run()
@@ -245,6 +260,8 @@ def test_a_search_goes_on_from_wherever_its_journal_ends(tmp_path: Path) -> None
         log = bench.run(resume=True)
         again = {(job.trial, job.rung) for job in world.jobs[before:] if isinstance(job, Train)}
         assert log.verdict is not None, cut
+        read = {job.rows for job in world.jobs[before:] if isinstance(job, Evaluate) and job.split == "test"}
+        assert read <= {log.test_opened[-1]["rows"]}, cut
         assert not done & again, cut
         assert all(trial.ended is not None for trial in log.trials.values()), cut
 

@@ -162,6 +162,7 @@ class SearchLog:
         notes: Notes for the user, in order.
         finished: Data of ``finished``, or None while the search runs or after it died.
         sessions: 1, and 1 more for each time that it was resumed.
+        reopening: Whether the search was given more to do and has not divided it yet.
         interrupted: The signal that ended the latest session, or None.
         used: Seconds consumed at the last record.
         started: Wall-clock time of the first record, ISO 8601.
@@ -183,6 +184,7 @@ class SearchLog:
     notes: list[str] = field(default_factory=list)
     finished: dict[str, Any] | None = None
     sessions: int = 1
+    reopening: bool = False
     interrupted: str | None = None
     used: float = 0.0
     started: str | None = None
@@ -209,7 +211,7 @@ class SearchLog:
             case "probe":
                 self.probes[data["kind"]] = {**data["values"], "seconds": data.get("seconds")}
             case "plan":
-                self.plan = data
+                self.plan, self.reopening = data, False
             case "configuration":
                 self.configurations.setdefault(data["hash"], _known(ConfigurationLog, data))
             case "rejected":
@@ -230,6 +232,7 @@ class SearchLog:
             case "resumed":
                 self.sessions, self.interrupted, self.finished = self.sessions + 1, None, None
                 if data.get("reopened"):
+                    self.reopening = True
                     # More budget opens a new generation: it explores on, and names its own finalists. Where they are
                     # the same, the test scores stand.
                     self.finalists, self.verdict, self.opened = None, None, False

@@ -68,7 +68,8 @@ def take_up(ledger: Ledger, budget: Budget, workers: int) -> None:
         workers: Workers now.
     """
     log = ledger.log
-    again = reopens(log, budget)
+    # A session that was killed between these two records has divided nothing yet.
+    again = reopens(log, budget) or log.reopening
     ledger.write("resumed", records=len(ledger.journal.records), reopened=again)
     if not log.plan:
         return

@@ -17,7 +17,6 @@ class TestPhase:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._rows: int | None = None
 
     def left(self) -> list[str]:
         """Names that have no test scores yet."""
@@ -32,11 +31,13 @@ class TestPhase:
             return Wait() if state.running else Done()
         if not state.ledger.log.opened:
             chosen = state.finals.chosen_run().rungs[-1].sha256
-            state.ledger.write("test_opened", winner_sha256=chosen, test_hash=state.rules.test_hash)
+            rows = self._affordable_rows()
+            state.ledger.write("test_opened", winner_sha256=chosen, test_hash=state.rules.test_hash, rows=rows)
         name = names[0]
         sha256 = self._weights().get(name)
         folder, outputs = self._folders()[name], f"test/{name}.safetensors"
-        rows = self._test_rows()
+        # As many for all of them, also for those that are read by a later session.
+        rows = state.ledger.log.test_opened[-1].get("rows")
         expected = state.evaluation_seconds(state.rules.test_rows if rows is None else rows)
         limit = state.time_limit(expected, least=2 * expected)
         return Evaluate(name, folder, "test", outputs, rows=rows, sha256=sha256, time_limit=limit)
@@ -64,8 +65,8 @@ class TestPhase:
         """Checksum of the weights that are tested, by name; an incumbent has none."""
         return {role: run.rungs[-1].sha256 for role, run in self._state.finals.best_runs().items()}
 
-    def _test_rows(self) -> int | None:
-        """Test rows that the time left allows; None for all. Said once, when it is not all."""
+    def _affordable_rows(self) -> int | None:
+        """Test rows that the time left allows; None for all. Said when it is not all."""
         state, end, compute = self._state, self._state.division.deadline, self._state.rules.budget.max_compute
         names = len(self._folders())
         each = [] if end is None else [(end - state.ledger.used) / -(-names // state.slots)]
@@ -73,11 +74,9 @@ class TestPhase:
             each.append((compute - state.busy()) / names)
         if not each:
             return None
-        if self._rows is None:
-            seconds = TEST_SHARE * max(0.0, min(each)) - state.division.speed.generate
-            affordable = max(MIN_TEST_ROWS, int(seconds / state.division.speed.evaluate))
-            self._rows = min(affordable, state.rules.test_rows)
-            if affordable < state.rules.test_rows:
-                rows = f"{affordable:,} of {state.rules.test_rows:,} rows"
-                state.ledger.note(f"Test scores are on {rows}: the time left allowed no more.")
-        return self._rows
+        seconds = TEST_SHARE * max(0.0, min(each)) - state.division.speed.generate
+        affordable = max(MIN_TEST_ROWS, int(seconds / state.division.speed.evaluate))
+        if affordable < state.rules.test_rows:
+            rows = f"{affordable:,} of {state.rules.test_rows:,} rows"
+            state.ledger.note(f"Test scores are on {rows}: the time left allowed no more.")
+        return min(affordable, state.rules.test_rows)
