@@ -217,7 +217,8 @@ def test_more_of_any_limit_makes_an_ended_search_explore_on(tmp_path: Path) -> N
 
 def test_a_reopening_that_was_killed_at_once_is_taken_up(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_time=600.0))
-    trials = len(explored(bench.run()))
+    before = bench.run()
+    trials, ended = len(explored(before)), before.used
     with Journal.resume(bench.folder, clock=bench.clock) as journal:
         ledger = Ledger(journal)
         ledger.write("finished", status="found", result={})
@@ -228,6 +229,9 @@ def test_a_reopening_that_was_killed_at_once_is_taken_up(tmp_path: Path) -> None
     assert len(explored(log)) > trials
     assert log.verdict is not None
     assert not log.reopening
+    # What is left is divided anew, from where the search had ended.
+    assert log.plan["started"] >= ended
+    assert log.plan["busy_before"] > 0
 
 
 def test_time_that_the_finalists_cannot_use_is_explored_with(tmp_path: Path) -> None:
