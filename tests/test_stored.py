@@ -42,7 +42,7 @@ def test_it_gives_what_it_gave_then(unpacked: dict[str, Path], release: str, nam
     expected = load_file(root / "expected" / f"{name}.safetensors")
     with torch.no_grad():
         logits = adapted(expected["ids"], expected["mask"])
-    # Other machines and other versions of torch sum in another order; every method's values matter by ten times as much.
+    # Other machines and versions of torch sum in another order; every method's values matter by ten times as much.
     assert float((logits - expected["logits"]).abs().max()) < 1e-4 * float(expected["logits"].abs().max())
 
 
