@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
@@ -155,6 +156,14 @@ def test_the_limits_shown_are_those_of_now(tmp_path: Path) -> None:
         assert (said or "7.0 s in") in line
         assert (" of " in line) == (said is not None)
     assert Division.from_dict(dict(found.plan)) == division()
+
+
+def test_how_often_such_a_verdict_errs_stands_beside_it(tmp_path: Path) -> None:
+    folder = verdict(ExampleSearch(tmp_path / "run"), "tie", "challenger")
+    assert re.search(r"\(Of 1,000 simulated searches between equals with [\d,]+ validation rows and 2 seeds, \d+ were "
+                     r"called better\.\)", facts(folder).detail)  # fmt: skip
+    unsure = verdict(ExampleSearch(tmp_path / "unsure"), "unconfirmed", "challenger")
+    assert "simulated" not in facts(unsure).detail
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_a_finished_search_is_not_run_again(found: autopeft.SearchResult, minilm
     assert again.winner["sha256"] == found.winner["sha256"]
 
 
+@pytest.mark.slow
 def test_more_trials_reopen_a_finished_search(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = run(options(minilm, tiny_reviews, out, budget={"max_trials": 2}))

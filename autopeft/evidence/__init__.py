@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval, paired_flips
+from autopeft.evidence.calibration import ErrorRate, error_rate
 from autopeft.evidence.metrics import Outputs, bounds, per_example, score
 from autopeft.evidence.power import COUNTED, Power, detectable
 from autopeft.evidence.probe import ProbeResult, linear_probe
 
 __all__ = [
     "COUNTED",
+    "ErrorRate",
     "Interval",
     "Outputs",
     "Power",
@@ -17,6 +19,7 @@ __all__ = [
     "bounds",
     "compare",
     "detectable",
+    "error_rate",
     "interval",
     "linear_probe",
     "paired_flips",

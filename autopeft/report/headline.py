@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from autopeft.evidence import COUNTED, error_rate
 from autopeft.journal import SearchLog
 
 
@@ -29,7 +30,8 @@ def headline(log: SearchLog, state: str, named: Mapping[str, Named]) -> tuple[st
         named: Role -> contender.
     """
     if log.verdict is not None:
-        return _verdict(log.verdict, named), str(log.verdict.get("reason") or "")
+        adds = [text for text in (str(log.verdict.get("reason") or ""), calibrated(log)) if text]
+        return _verdict(log.verdict, named), " ".join(adds)
     result = (log.finished or {}).get("result") or {}
     status = str((log.finished or {}).get("status") or "")
     said = str(result.get("message") or "")
@@ -48,6 +50,24 @@ def headline(log: SearchLog, state: str, named: Mapping[str, Named]) -> tuple[st
     if status == "infeasible":
         return "No configuration fits the limits.", said
     return f"The search ended without a verdict; {so_far}.", said
+
+
+def calibrated(log: SearchLog) -> str:
+    """How often such a verdict errs; empty where that was not simulated."""
+    verdict = log.verdict or {}
+    if log.metric not in COUNTED or verdict.get("name") == "unconfirmed":
+        return ""
+    rate = error_rate(int(log.plan.get("final_evaluated") or 0), _seed_count(verdict.get("seeds")))
+    if rate is None:
+        return ""
+    return (
+        f"(Of {rate.searches:,} simulated searches between equals with {rate.rows:,} validation rows and {rate.seeds} "
+        f"seeds, {rate.wrong} were called better.)"
+    )
+
+
+def _seed_count(seeds: Any) -> int:
+    return len(seeds) if isinstance(seeds, list) else int(seeds or 0)
 
 
 def _verdict(verdict: Mapping[str, Any], named: Mapping[str, Named]) -> str:
