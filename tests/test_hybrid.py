@@ -135,6 +135,21 @@ def test_merging_in_place_is_refused_before_anything_changes(folders: dict[str, 
     assert torch.equal(logits(model, "bert"), expected)
 
 
+@pytest.mark.parametrize("other", ["layer", "query", "part", "default_2", "lora"])
+def test_another_adapter_may_have_any_name(folders: dict[str, Path], other: str, tmp_path: Path) -> None:
+    expected = []
+    for number, methods in enumerate((MIXED, ("ia3", "ssf", "psoft"))):
+        model = get_peft_model(bare("bert", folders["bert"]), config_for(bare("bert", folders["bert"]), *methods))
+        shake(model, number)
+        expected.append(logits(model, "bert"))
+        model.save_pretrained(tmp_path / str(number))
+    both = PeftModel.from_pretrained(bare("bert", folders["bert"]), tmp_path / "0").eval()
+    both.load_adapter(tmp_path / "1", adapter_name=other)
+    for name, wanted in (("default", expected[0]), (other, expected[1])):
+        both.set_adapter(name)
+        assert torch.equal(logits(both, "bert"), wanted)
+
+
 @pytest.mark.parametrize("method", ["fishmask", "trainable_tokens"])
 def test_places_that_nobody_chose_are_not_trained(folders: dict[str, Path], method: str) -> None:
     model = get_peft_model(bare("bert", folders["bert"]), config_for(bare("bert", folders["bert"]), method))

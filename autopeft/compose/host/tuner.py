@@ -8,7 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    BaseTunerLayer,
+    _filter_state_dict_by_key_prefixes,
+    _get_tuner_state_dict_key_prefixes,
+)
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -178,8 +183,9 @@ class HybridModel(BaseTuner):
         cls, model: nn.Module, config: HybridConfig, adapter_name: str, state_dict: dict[str, Any]
     ) -> dict[str, Any]:
         # peft would load what is there and leave the rest as it was made.
-        held = cls._get_adapter_state_dict(model, config, adapter_name, model.state_dict(), [])
-        expected = {cls._remove_adapter_name_from_key(key, adapter_name) for key in held if f".{adapter_name}" in key}
+        prefixes = _get_tuner_state_dict_key_prefixes(model, adapter_name=adapter_name)
+        held = _filter_state_dict_by_key_prefixes(model.state_dict(), prefixes)
+        expected = {cls._remove_adapter_name_from_key(key, adapter_name) for key in held}
         missing = sorted(expected - set(state_dict))
         if missing:
             raise ValueError(f"the hybrid adapter lacks {len(missing)} of its tensors, e.g. {missing[0]}")
