@@ -150,7 +150,8 @@ def build_result(
 def _verdict(log: SearchLog) -> dict[str, Any] | None:
     if log.verdict is None:
         return None
-    return {name: log.verdict[name] for name in ("name", "difference", "low", "high", "takes", "reason", "seeds")}
+    names = ("name", "difference", "low", "high", "takes", "reason", "seeds")
+    return {**{name: log.verdict[name] for name in names}, "margin": log.verdict.get("margin")}
 
 
 def _taken(log: SearchLog, finals: Finals) -> Role | None:
