@@ -6,6 +6,7 @@ import copy
 import random
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,12 +216,22 @@ def logits_of(adapted: AdaptedModel) -> torch.Tensor:
 
 def run_script(script: str, *arguments: object) -> str:
     """Run Python source in a fresh process and return what it prints."""
+    return _run([sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)])
+
+
+def run_without_autopeft(script: str, *arguments: object) -> str:
+    """The same where the libraries are installed and autopeft is not: no checkout on the path, no editable install."""
+    code = (
+        f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n"
+        # An editable install leaves a folder with presets there, which holds no code.
+        "import importlib.util; assert getattr(importlib.util.find_spec('autopeft'), 'origin', None) is None\n"
+    )
+    return _run([sys.executable, "-I", "-S", "-W", "ignore", "-c", code + script, *map(str, arguments)])
+
+
+def _run(command: list[str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=Path(__file__).resolve().parents[1],
+        command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).resolve().parents[1], check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -15,6 +15,7 @@ from compose_models import (
     logits_of,
     rows,
     run_script,
+    run_without_autopeft,
     save_tiny,
     train_steps,
     training,
@@ -163,7 +164,7 @@ def test_lowered_folders_need_only_peft(
     assert set(config["target_modules"]) == {site for site, _ in configuration.sites}
     script = LOAD_WITH_PEFT.format(first="", ours=False)
     labels = 3 if head == "stock" else 0
-    assert float(run_script(script, folders[name], adapter, inputs, auto, labels)) == 0.0
+    assert float(run_without_autopeft(script, folders[name], adapter, inputs, auto, labels)) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from compose_models import (
     logits_of,
     rows,
     run_script,
+    run_without_autopeft,
     save_tiny,
     shake,
     train_steps,
@@ -259,7 +260,6 @@ def read(model, folder, data):
     return float((logits - data[folder.name]).abs().max())
 """
 WITH_PEFT = """
-sys.modules["autopeft"] = None
 from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM
 kind_of_model = AutoModelForCausalLM if sys.argv[3] == "causal_lm" else AutoModel
@@ -316,7 +316,7 @@ def test_peft_alone_reads_all_that_is_lowered(
             return adapted.model(input_ids=ids, attention_mask=mask, **more)[0]
 
     stored(carrier, tmp_path, first, lowered)
-    found = json.loads(run_script(READ_ALL.format(first=WITH_PEFT), folders[name], tmp_path, KINDS[name]))
+    found = json.loads(run_without_autopeft(READ_ALL.format(first=WITH_PEFT), folders[name], tmp_path, KINDS[name]))
     assert found == dict.fromkeys(lowered, 0.0)
 
 

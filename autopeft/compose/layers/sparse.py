@@ -53,7 +53,7 @@ class ChoosingPart(OwnPart):
 
 class SparsePart(ChoosingPart):
     """Trains a fixed number of single weights of a linear layer: FishMask (Sung et al., arXiv 2111.09839) and PaFi
-    (Liao et al., arXiv 2305.16742), by the knob ``mask``. As many weights as LoRA of rank r has parameters.
+    (Liao et al., arXiv 2305.16742). As many weights as LoRA of rank r has parameters.
 
     A position is `row * in_features + column` of the weight as torch stores it, `[out, in]`.
     """
