@@ -69,7 +69,7 @@ bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of
 	mv docs/methods-measured.md.new docs/methods-measured.md
 
 docs: $(INSTALLED) ## pages that are made from the code
-	$(PY) -m autopeft.methods.page > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
+	$(PY) -m autopeft.cli.methods_page > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
 	$(PY) benchmarks/methods.py --table > docs/methods-measured.md.new && mv docs/methods-measured.md.new docs/methods-measured.md
 
 gpu-check: $(INSTALLED) ## what needs a GPU; says so where there is none

@@ -25,7 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def test_the_page_of_methods_is_the_table() -> None:
-    from autopeft.methods.page import markdown
+    from autopeft.cli.methods_page import markdown
 
     assert (ROOT / "docs" / "methods.md").read_text() == markdown(), "run: make docs"
 

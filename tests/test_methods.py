@@ -27,7 +27,7 @@ from compose_models import (
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
-from transformers import AutoModel, BertConfig, BertForMaskedLM, ElectraConfig
+from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, ElectraConfig
 
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.compose.base import Carrier, checksum
@@ -36,8 +36,8 @@ from autopeft.compose.store import load_adapter, save_adapter
 from autopeft.cost.step import StepTensors, answer_logits
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
-from autopeft.methods.example import parameters
 from autopeft.space.configuration import Configuration, Part
+from autopeft.space.example import BERT_BASE, parameters
 
 KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causal_lm"}
 HEADS = {"bert": "mean", "llama": "lm", "gpt2": "lm"}
@@ -71,6 +71,7 @@ def carriers(folders: dict[str, Path]) -> dict[str, Carrier]:
 def test_the_example_is_bert_base() -> None:
     with torch.device("meta"):
         modules = module_map(BertForMaskedLM(BertConfig()))
+        assert sum(p.numel() for p in BertModel(BertConfig()).parameters()) == BERT_BASE.base_params
     for name in SEARCHABLE:
         row = METHODS[name]
         sites = [modules] if row.whole else [site for site in modules.sites if row.fits(site)]

@@ -9,7 +9,7 @@ from typing import IO, Any
 from autopeft.cli.output import Boundary, write_json
 from autopeft.errors import InputError, Problem
 from autopeft.methods import METHODS, Method
-from autopeft.methods.example import parameters
+from autopeft.space.example import parameters
 
 _KEY = re.compile(r"[A-Z][a-z]+:")
 

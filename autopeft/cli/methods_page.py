@@ -1,4 +1,4 @@
-"""The table of methods as a page: ``python -m autopeft.methods.page > docs/methods.md``."""
+"""The table of methods as a page: ``python -m autopeft.cli.methods_page > docs/methods.md``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from autopeft.methods import METHODS, Method
-from autopeft.methods.example import parameters
+from autopeft.space.example import parameters
 
 HEAD = """# Methods
 

@@ -2,65 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from autopeft.methods.base import Method
+from autopeft.methods import Method
+from autopeft.space.modules import ModuleMap, Role, Site
 
 __all__ = ["BERT_BASE", "parameters"]
 
 BLOCKS, WIDE, INNER, VOCABULARY = 12, 768, 3072, 30522
+PARAMS = 109_482_240
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleSite:
-    """A place, as `autopeft.space.modules.Site` describes them."""
-
-    name: str
-    role: str
-    in_features: int
-    out_features: int
-    params: int
-    bias: bool = True
-    reads: str | None = None
-    read_features: int | None = None
-    kv_features: int | None = None
-    transposed: bool = False
-    crosses: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleModel:
-    """A model, as `autopeft.space.modules.ModuleMap` describes them."""
-
-    sites: tuple[ExampleSite, ...]
-    hidden_size: int
-    reads_tokens: bool = True
-    writes_tokens: bool = True
-
-
-def _linear(block: int, role: str, wide_in: int, wide_out: int, kv_features: int | None = None) -> ExampleSite:
+def _linear(block: int, role: Role, wide_in: int, wide_out: int, kv_features: int | None = None) -> Site:
     reads = f"{block}.up" if role == "down" else None
     params = wide_in * wide_out + wide_out
-    name = f"{block}.{role}"
-    return ExampleSite(
-        name, role, wide_in, wide_out, params, True, reads, WIDE if reads else None, kv_features=kv_features
-    )
+    wide_read = None if reads is None else WIDE
+    return Site(f"{block}.{role}", block, role, wide_in, wide_out, True, params, reads, wide_read, kv_features)
 
 
-def _bert_base() -> ExampleModel:
-    sites = [ExampleSite("embedding", "embedding", VOCABULARY, WIDE, VOCABULARY * WIDE, bias=False)]
+def _bert_base() -> ModuleMap:
+    sites = [Site("embedding", 0, "embedding", VOCABULARY, WIDE, False, VOCABULARY * WIDE)]
     for block in range(BLOCKS):
         sites += [
             _linear(block, "query", WIDE, WIDE),
             _linear(block, "key", WIDE, WIDE, kv_features=WIDE),
             _linear(block, "value", WIDE, WIDE),
             _linear(block, "output", WIDE, WIDE),
-            ExampleSite(f"{block}.norm", "norm", WIDE, WIDE, 2 * WIDE),
+            Site(f"{block}.norm", block, "norm", WIDE, WIDE, True, 2 * WIDE),
             _linear(block, "up", WIDE, INNER),
             _linear(block, "down", INNER, WIDE),
-            ExampleSite(f"{block}.last_norm", "norm", WIDE, WIDE, 2 * WIDE),
+            Site(f"{block}.last_norm", block, "norm", WIDE, WIDE, True, 2 * WIDE),
         ]
-    return ExampleModel(tuple(sites), WIDE)
+    return ModuleMap(tuple(sites), BLOCKS, PARAMS, WIDE, "bert", writes_tokens=True)
 
 
 BERT_BASE = _bert_base()
