@@ -14,6 +14,7 @@ from autopeft.cost.step import (
     build_optimizer,
     compute_gradients,
     compute_loss,
+    micro_batches,
     step_tensors,
     train_step,
 )
@@ -139,6 +140,28 @@ def test_a_step_updates_each_group_at_its_own_rate_and_drops_the_gradients() -> 
     assert phases[:2] == ["forward", "backward"]
     assert set(phases[2:]) == {"optimizer"}
     assert train_step(model, tensors, optimizer, "sequence_classification", None) < loss
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["sequence_classification", "regression", "causal_lm"])
+def test_the_gradients_of_pieces_add_up_to_those_of_the_batch(kind: str, rows: int) -> None:
+    labels = {
+        "sequence_classification": np.array([0, 2, 1]),
+        "regression": np.array([0.5, 2.0, -1.0]),
+        # One of the rows has three answers, one has a single one: a mean of means would be another loss.
+        "causal_lm": _answers(),
+    }[kind]
+    batch = _batch(labels)
+    if kind == "causal_lm":
+        batch.labels[2, 1:3] = -100
+    model = LanguageModel() if kind == "causal_lm" else Classifier(1 if kind == "regression" else 3)
+    optimizer = build_optimizer({"lora": [*model.parameters()]}, TRAINING)
+    found = []
+    for tensors in (step_tensors(batch, kind), micro_batches(batch, kind, rows)):
+        loss, norm = compute_gradients(model, tensors, optimizer, kind, None)
+        found.append((loss, norm, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+        optimizer.zero_grad(set_to_none=True)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
 
 
 def test_gradients_are_clipped_to_a_norm_of_one() -> None:

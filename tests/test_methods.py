@@ -16,6 +16,7 @@ from compose_models import (
     config_for,
     gradients_reach,
     logits_of,
+    loss_of,
     rows,
     run_script,
     run_without_autopeft,
@@ -90,6 +91,32 @@ def test_prompts_are_not_offered_where_embeddings_are_narrower_than_the_model() 
     assert not allowed & {"prompt_tuning", "p_tuning", "cpt"}
     # It gives keys and values to the layers themselves.
     assert {"prefix_tuning", "vera"} <= allowed
+
+
+@pytest.mark.parametrize("method", SEARCHABLE)
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_recomputed_exactly_where_the_table_says_so(carriers: dict[str, Carrier], name: str, method: str) -> None:
+    carrier = carriers[name]
+    configuration = alone(module_map(carrier.model), method, dropout=0.1)
+    if not configuration.sites:
+        pytest.skip(f"{method} has no place in {name}")
+    gradients: list[dict[str, torch.Tensor]] = []
+    for recompute in (False, True):
+        adapted = build(carrier, configuration)
+        shake(adapted.model)
+        if recompute:
+            adapted.checkpoint_blocks()
+        adapted.train()
+        torch.manual_seed(1)
+        try:
+            loss_of(adapted).backward()
+        except (RuntimeError, ValueError):
+            assert recompute
+            assert not METHODS[method].recomputable
+            return
+        gradients.append({key: p.grad for key, p in adapted.trained().items() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert METHODS[method].recomputable == all(torch.equal(gradients[0][k], gradients[1][k]) for k in gradients[0])
 
 
 @pytest.mark.parametrize("method", SEARCHABLE)

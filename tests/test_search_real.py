@@ -229,7 +229,11 @@ def test_the_smallest_memory_that_is_told_does(minilm: Path, tiny_reviews: Path,
         run(options(minilm, tiny_reviews, tmp_path / "run", budget={"max_memory": "30MiB", "max_trials": 3}))
     needed = int(error.value.smallest["max_memory"])
     values = options(minilm, tiny_reviews, tmp_path / "run2", budget={"max_memory": needed, "max_trials": 3})
-    assert run(values).winner["peak_bytes"] <= needed
+    winner = run(values).winner
+    assert winner["peak_bytes"] <= needed
+    assert winner["predicted_bytes"] == pytest.approx(winner["peak_bytes"], rel=0.01)
+    # Nothing fits so little memory as it is.
+    assert winner["execution"] == {"micro_batch": 1, "checkpointing": True}
 
 
 def test_an_encoder_is_not_taken_for_a_language_model(minilm: Path, tmp_path: Path) -> None:

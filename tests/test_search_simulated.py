@@ -12,6 +12,7 @@ import pytest
 from space_models import bert
 
 from autopeft import catalogue
+from autopeft.cost.memory import Fit
 from autopeft.cost.time import StepCosts
 from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
@@ -24,6 +25,7 @@ from autopeft.search.resume import limits, take_up
 from autopeft.search.state import Field, Rules
 from autopeft.space import bind, resolve
 from autopeft.space.configuration import Configuration
+from autopeft.space.execution import PLAIN, Execution
 from autopeft.spec import Budget
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Evaluate, Probe, Train
@@ -49,7 +51,7 @@ class Bench:
         self.until_decided = bool(options.get("until_decided", False))
         self.margin = options.get("margin")
         self.slots = int(options.get("slots", 2))  # type: ignore[call-overload]
-        self.gate: Callable[[Configuration], tuple[bool, int | None]] = options.get("gate", lambda c: (True, None))  # type: ignore[assignment]
+        self.gate: Callable[[Configuration], Fit] = options.get("gate", lambda c: Fit(PLAIN))  # type: ignore[assignment]
 
     def field(self, head: str, speed: Speed) -> Field:
         modules = bert()
@@ -70,7 +72,7 @@ class Bench:
                 strategy,
                 modules,
                 self.gate,
-                lambda configuration: 5000,  # type: ignore[arg-type]
+                lambda configuration, execution: 5000,  # type: ignore[arg-type]
                 memory_limit=self.budget.max_memory,
                 skip_plain_lora=skip,
             )
@@ -329,12 +331,10 @@ def test_a_latency_that_nothing_keeps_is_told_with_the_smallest_that_would_do(tm
 
 
 def test_what_cannot_be_built_is_passed_over(tmp_path: Path) -> None:
-    def broken(configuration: Configuration) -> tuple[bool, int]:
-        if configuration.plain_lora:
-            return True, 10
+    def broken(configuration: Configuration) -> Fit:
         if "prefix" in configuration.methods:
             raise RuntimeError("no room for so many positions")
-        return True, 10
+        return Fit(PLAIN, 10)
 
     bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_trials=8))
     bench.gate = broken
@@ -401,7 +401,7 @@ def test_memory_limit_that_nothing_meets(tmp_path: Path) -> None:
         tmp_path / "run",
         SyntheticWorld(by_method({})),
         Budget(max_memory=1000, max_trials=6),
-        gate=lambda configuration: (False, 5000),
+        gate=lambda configuration: Fit(None, 5000),
     )
     with pytest.raises(NothingFeasible) as error:
         bench.run()
@@ -409,8 +409,8 @@ def test_memory_limit_that_nothing_meets(tmp_path: Path) -> None:
 
 
 def test_memory_limit_refuses_before_training(tmp_path: Path) -> None:
-    def gate(configuration: Configuration) -> tuple[bool, int]:
-        return ("prefix" not in configuration.methods, 2000 if "prefix" in configuration.methods else 500)
+    def gate(configuration: Configuration) -> Fit:
+        return Fit(None, 2000) if "prefix" in configuration.methods else Fit(PLAIN, 500)
 
     bench = Bench(
         tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_memory=1_000_000_000, max_time=600.0), gate=gate
@@ -420,6 +420,15 @@ def test_memory_limit_refuses_before_training(tmp_path: Path) -> None:
     assert refused
     trained = [log.configurations[t.hash].configuration for t in log.trials.values()]
     assert not any(p["method"] == "prefix" for c in trained for parts in c["sites"].values() for p in parts)
+
+
+def test_what_fits_only_in_pieces_is_trained_in_pieces(tmp_path: Path) -> None:
+    lean = Execution(4, checkpointing=True)
+    world = SyntheticWorld(by_method({}))
+    log = Bench(tmp_path / "run", world, Budget(max_time=600.0), gate=lambda c: Fit(lean, 10**8, exact=True)).run()
+    trained = [job for job in world.jobs if isinstance(job, Train)]
+    assert {job.execution for job in trained} == {lean}
+    assert all(Execution.from_dict(known.execution) == lean for known in log.configurations.values())
 
 
 def test_measured_memory_above_the_limit_is_infeasible(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from autopeft.cost.memory import MemoryModel
 from autopeft.data.batches import longest_batch
 from autopeft.data.encoded import EncodedSplit
 from autopeft.space.configuration import WHOLE, Configuration, Part
+from autopeft.space.execution import PLAIN, Execution
 from autopeft.strategy.jobs import Evaluate, Train
 from autopeft.testing.executors import lora_job, make_setup
 from autopeft.trial.checkpoint import read_arrays
@@ -54,6 +55,34 @@ def test_measured_memory_is_what_was_predicted(setup: WorkSetup) -> None:
     length = longest_batch(setup.data.splits["train"], 16)[1]
     predicted = MemoryModel(carrier, bench.modules("mean"), length=length, dtype="float32").predict(job.configuration)
     assert outcome.peak_bytes == pytest.approx(predicted.bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("way", [Execution(4), Execution(checkpointing=True), Execution(2, checkpointing=True)])
+def test_batches_in_pieces_and_recomputed_blocks_train_the_same(setup: WorkSetup, way: Execution) -> None:
+    job = replace(lora_job(setup, "t", rows=64, rank=8), final=True)
+    plain, lean = (Workbench(setup).run(replace(job, trial=str(e), execution=e)) for e in (PLAIN, way))
+    assert lean.status == "ok", lean.detail
+    assert lean.loss == pytest.approx(plain.loss, rel=1e-5)
+    arrays = [read_arrays(setup.path / str(outcome.outputs)) for outcome in (plain, lean)]
+    np.testing.assert_allclose(arrays[1]["log_likelihood"], arrays[0]["log_likelihood"], rtol=1e-4, atol=1e-5)
+    carrier = lambda: meta_carrier(setup.base.config, kind=setup.kind, head="mean", labels=setup.labels)  # noqa: E731
+    length = longest_batch(setup.data.splits["train"], 16)[1]
+    model = MemoryModel(carrier, Workbench(setup).modules("mean"), length=length, dtype="float32")
+    predicted = model.predict(job.configuration, execution=way).bytes
+    assert lean.peak_bytes == pytest.approx(predicted, rel=0.01)
+    assert plain.peak_bytes is not None
+    assert predicted < 0.95 * plain.peak_bytes
+
+
+def test_a_trial_whose_blocks_are_recomputed_goes_on_from_its_checkpoint(setup: WorkSetup) -> None:
+    way = Execution(4, checkpointing=True)
+    first = replace(lora_job(setup, "t", rows=64), execution=way)
+    bench = Workbench(setup)
+    assert bench.run(first).status == "ok"
+    second = replace(first, rows_from=64, rows_to=128, rung=1)
+    resident, read = bench.run(second), Workbench(setup).run(second)
+    assert (resident.rows, read.rows) == (64, 64)
+    assert read.loss == resident.loss
 
 
 @pytest.mark.parametrize("file", ["optimizer.safetensors", "adapter/adapter_model.safetensors"])

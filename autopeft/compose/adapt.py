@@ -38,7 +38,7 @@ from autopeft.methods import METHODS
 from autopeft.space.configuration import WHOLE, Configuration
 from autopeft.space.modules import ModuleMap
 
-__all__ = ["AdaptedModel", "adapt", "reseed"]
+__all__ = ["AdaptedModel", "adapt", "can_checkpoint", "reseed"]
 
 HEAD_STD = 0.02
 
@@ -176,7 +176,7 @@ class AdaptedModel(nn.Module):
         Raises:
             TrialFailure: The architecture has no blocks that may be recomputed.
         """
-        blocks = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        blocks = _blocks(self.model)
         if not blocks:
             raise TrialFailure(
                 "unsupported", "this architecture has no blocks for gradient checkpointing", infeasible=True
@@ -245,6 +245,15 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, head: str) -> torch
     mask = attention_mask.to(torch.float32).unsqueeze(-1)
     with torch.autocast(hidden.device.type, enabled=False):
         return (hidden.float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
+
+
+def can_checkpoint(model: nn.Module) -> bool:
+    """Whether the blocks of a model can be recomputed (`AdaptedModel.checkpoint_blocks`)."""
+    return bool(_blocks(model))
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def hybrid_config(carrier: Carrier, configuration: Configuration, modules: ModuleMap) -> HybridConfig:

@@ -7,21 +7,23 @@ the very code that training runs, is executed on them while `LiveBytes` counts s
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopeft.compose.adapt import AdaptedModel, adapt
+from autopeft.compose.adapt import AdaptedModel, adapt, can_checkpoint
 from autopeft.compose.base import Carrier
 from autopeft.cost.live import LiveBytes, Peak, measure
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
 from autopeft.errors import InputError
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part, Training
+from autopeft.space.execution import PLAIN, Execution, executions
 from autopeft.space.modules import ModuleMap
 
-__all__ = ["MemoryGate", "MemoryModel", "predict_bytes", "predict_step"]
+__all__ = ["Fit", "MemoryGate", "MemoryModel", "predict_bytes", "predict_step"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,7 +45,7 @@ def predict_bytes(
     rows: int,
     length: int,
     dtype: str,
-    checkpointing: bool = False,
+    execution: Execution = PLAIN,
 ) -> int:
     """The peak of live tensor bytes while one configuration trains, base model included.
 
@@ -54,10 +56,10 @@ def predict_bytes(
         rows: Rows of the largest batch.
         length: Its padded length in tokens.
         dtype: ``float32`` or ``bfloat16``: of the base model; bfloat16 also turns autocast on.
-        checkpointing: Whether activations are recomputed block by block.
+        execution: How the batch is computed.
     """
-    model = MemoryModel(carrier_factory, modules, length=length, dtype=dtype, checkpointing=checkpointing)
-    return model.predict(configuration, rows=rows).bytes
+    model = MemoryModel(carrier_factory, modules, length=length, dtype=dtype)
+    return model.predict(configuration, rows=rows, execution=execution).bytes
 
 
 class MemoryModel:
@@ -71,8 +73,8 @@ class MemoryModel:
         modules: The module map of its model.
         length: Padded length of the longest batch in tokens.
         dtype: ``float32`` or ``bfloat16``: of the base model; bfloat16 also turns autocast on.
-        checkpointing: Whether activations are recomputed block by block.
         answers: For ``causal_lm``: share of the positions that are answers, in (0, 1].
+        longest_answer: For ``causal_lm``: most answer tokens of a row, which bounds pieces of few rows; None for all.
 
     Raises:
         InputError: The dtype is neither.
@@ -85,8 +87,8 @@ class MemoryModel:
         *,
         length: int,
         dtype: str,
-        checkpointing: bool = False,
         answers: float = 1.0,
+        longest_answer: int | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise InputError.one("dtype", dtype, "must be float32 or bfloat16", "Use one of them.")
@@ -94,8 +96,8 @@ class MemoryModel:
         self._modules = modules
         self._length = length
         self._dtype = DTYPES[dtype]
-        self._checkpointing = checkpointing
         self._answers = answers
+        self._longest_answer = length - 1 if longest_answer is None else longest_answer
         self._carrier: Carrier | None = None
         self._known: dict[Hashable, Peak] = {}
 
@@ -104,18 +106,30 @@ class MemoryModel:
         """The module map of the model."""
         return self._modules
 
-    def predict(self, configuration: Configuration, *, rows: int | None = None) -> Peak:
+    def predict(self, configuration: Configuration, *, rows: int | None = None, execution: Execution = PLAIN) -> Peak:
         """The peak of one optimizer step, phase by phase (``forward``, ``backward``, ``optimizer``).
 
         Args:
             configuration: What would be trained.
             rows: Rows of the largest batch; None takes the configuration's batch size.
+            execution: How the batch is computed.
+
+        Raises:
+            TrialFailure: The blocks of this architecture cannot be recomputed.
         """
         rows = rows or configuration.training.batch_size
-        key = (rows, memory_shape(configuration))
+        key = (rows, execution, memory_shape(configuration))
         if key not in self._known:
-            self._known[key] = self._run(configuration, rows)
+            self._known[key] = self._run(configuration, rows, execution)
         return self._known[key]
+
+    def leanest(self, configuration: Configuration) -> Execution:
+        """The way to compute its batches that takes the least memory, by construction."""
+        return [*executions(configuration.training.batch_size, checkpoints=self.checkpoints(configuration))][-1]
+
+    def checkpoints(self, configuration: Configuration) -> bool:
+        """Whether the blocks can be recomputed with these parts in them."""
+        return can_checkpoint(self.carrier().model) and all(METHODS[m].recomputable for m in configuration.methods)
 
     def choosing_bytes(self, configuration: Configuration) -> int:
         """What choosing weights by Fisher information needs beside a step of training: sums and gradients, float32."""
@@ -146,34 +160,37 @@ class MemoryModel:
             self._carrier = carrier
         return self._carrier
 
-    def _run(self, configuration: Configuration, rows: int) -> Peak:
+    def _run(self, configuration: Configuration, rows: int, execution: Execution) -> Peak:
         if not all(METHODS[method].predictable for method in configuration.methods):
-            return self._estimate(configuration, rows)
+            return self._estimate(configuration, rows, execution)
         carrier = self.carrier()
         bare = all(METHODS[method].builds_on_meta for method in configuration.methods)
         # Parts that cannot be made on the meta device are made on the processor; peft then moves them to the base's.
         with torch.device("meta" if bare else "cpu"):
             adapted = adapt(carrier, configuration, self._modules, seed=0)
         adapted.train()
-        if self._checkpointing:
+        if execution.checkpointing:
             adapted.checkpoint_blocks()
+        at_once = min(execution.rows(rows), rows)
+        share = self._answers * rows * (self._length - 1)
         return predict_step(
             adapted,
             configuration.training,
             rows=rows,
+            at_once=at_once,
             length=self._length,
             kind=carrier.kind,
             autocast_dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else None,
             token_types=getattr(carrier.model.config, "type_vocab_size", 0) > 1,
-            answers=max(1, round(self._answers * rows * (self._length - 1))),
+            answers=max(1, round(share if at_once == rows else min(share, at_once * self._longest_answer))),
         )
 
-    def _estimate(self, configuration: Configuration, rows: int) -> Peak:
+    def _estimate(self, configuration: Configuration, rows: int, execution: Execution) -> Peak:
         """For methods whose step needs values: half as much again as DoRA needs, on every linear module."""
         dora = METHODS["dora"]
         sites = {site.name: [Part.of("dora", dora.knobs(site, 1))] for site in self._modules.sites if dora.fits(site)}
         training = Training((("dora", 1e-3),), 1e-3, rows, configuration.training.dropout)
-        like = self._run(Configuration.of(sites, training), rows)
+        like = self._run(Configuration.of(sites, training), rows, execution)
         own = STATE_BYTES * configuration.adapter_params(self._modules)
         return Peak(int(ESTIMATE * like.bytes) + own, like.phases, like.held + own, like.end + own)
 
@@ -186,6 +203,7 @@ def predict_step(
     length: int,
     kind: str,
     autocast_dtype: torch.dtype | None,
+    at_once: int | None = None,
     token_types: bool = False,
     answers: int = 1,
 ) -> Peak:
@@ -198,12 +216,16 @@ def predict_step(
         length: Padded length in tokens.
         kind: The task kind.
         autocast_dtype: Dtype of autocast, or None.
+        at_once: Rows that go through the model at once; None for all.
         token_types: Whether the tokenizer makes token types.
-        answers: For ``causal_lm``: answer tokens in the batch.
+        answers: For ``causal_lm``: answer tokens among the rows that go through at once.
     """
+    at_once = at_once or rows
     with FakeTensorMode(allow_non_fake_inputs=True):
         make_fake(adapted)
-        batch = _fake_batch(rows, length, kind, token_types, answers)
+        pieces = [_fake_batch(at_once, length, kind, token_types, answers) for _ in range(-(-rows // at_once))]
+        # From the second piece on the gradients are there during the forward pass; further ones need as much.
+        batch, inputs = pieces[:2], [tensor for piece in pieces for tensor in piece.all()]
         optimizer = build_optimizer(adapted.groups(), training)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -216,7 +238,7 @@ def predict_step(
             apply_gradients(optimizer, mark=counter.mark)
 
         moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-        return measure(step, [*adapted.parameters(), *adapted.buffers(), *moments, *batch.all()])
+        return measure(step, [*adapted.parameters(), *adapted.buffers(), *moments, *inputs])
 
 
 def make_fake(model: nn.Module) -> None:
@@ -266,8 +288,23 @@ MARGIN = 1.001
 """Fake kernels keep the statistics of a norm in the dtype of its input, some real ones in float32: at most 0.04 %."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What the gate says of a configuration.
+
+    Attributes:
+        execution: How its batches are to be computed; None where nothing fits.
+        bytes: What says so: a floor, a ceiling or the exact prediction; None where there is no limit.
+        exact: Whether these bytes are the exact prediction.
+    """
+
+    execution: Execution | None
+    bytes: int | None = None
+    exact: bool = False
+
+
 class MemoryGate:
-    """Answers whether a configuration fits a limit, as cheaply as the answer allows.
+    """Answers whether a configuration fits a limit and how, as cheaply as the answer allows.
 
     A floor (weights and optimizer state) and a ceiling (the sum of what each of its methods costs on all sites, at a
     large size and the largest batch) need about ten runs for a whole search; the exact prediction is made only where
@@ -284,26 +321,50 @@ class MemoryGate:
         self._ratio = MARGIN
         self._rows = 0
 
-    def fits(self, configuration: Configuration) -> tuple[bool, int]:
-        """Whether it fits, and the bytes that say so: a floor, a ceiling or the exact prediction.
+    def fits(self, configuration: Configuration) -> Fit:
+        """Whether it fits, the cheapest way to compute it that does, and the bytes that say so.
 
-        Without a limit every configuration fits, and the bytes are 0: nothing was computed.
+        What does not fit as it is gets its batches cut into pieces whose gradients are added up, then its activations
+        recomputed, then both.
         """
         if self._limit is None:
-            return True, 0
+            return Fit(PLAIN)
         params = configuration.adapter_params(self._model.modules)
         floor = self._corrected(self._model.base_bytes() + STATE_BYTES * params)
         if floor > self._limit:
-            return False, floor
+            return Fit(None, floor)
         ceiling = self._ceiling(configuration)
         if ceiling is not None and ceiling <= self._limit:
-            return True, ceiling
-        exact = self._corrected(self._model.predict(configuration).bytes + self._model.choosing_bytes(configuration))
-        return exact <= self._limit, exact
+            return Fit(PLAIN, ceiling)
+        return self._leaner(configuration, self._limit)
 
-    def observe(self, configuration: Configuration, measured: int) -> None:
+    def least(self, configuration: Configuration) -> int:
+        """The smallest limit that would do for it, computed in the leanest way."""
+        return self._exact(configuration, self._model.leanest(configuration))
+
+    def observe(self, configuration: Configuration, measured: int, execution: Execution = PLAIN) -> None:
         """Learns from a run that needed more than was predicted (on a device whose kernels keep more)."""
-        self._ratio = max(self._ratio, measured / self._model.predict(configuration).bytes)
+        self._ratio = max(self._ratio, measured / self._model.predict(configuration, execution=execution).bytes)
+
+    def _leaner(self, configuration: Configuration, limit: int) -> Fit:
+        """The first way that fits; the leanest one is asked before those between."""
+        plain = self._exact(configuration, PLAIN)
+        if plain <= limit:
+            return Fit(PLAIN, plain, exact=True)
+        leanest = self._model.leanest(configuration)
+        least = self._exact(configuration, leanest)
+        if least > limit:
+            return Fit(None, least, exact=True)
+        ways = executions(configuration.training.batch_size, checkpoints=leanest.checkpointing)
+        for way in ways:
+            needed = self._exact(configuration, way)
+            if needed <= limit:
+                return Fit(way, needed, exact=True)
+        return Fit(leanest, least, exact=True)
+
+    def _exact(self, configuration: Configuration, execution: Execution) -> int:
+        predicted = self._model.predict(configuration, execution=execution).bytes
+        return self._corrected(predicted + self._model.choosing_bytes(configuration))
 
     def _corrected(self, count: int) -> int:
         return int(count * self._ratio)

@@ -28,6 +28,7 @@ __all__ = [
     "build_optimizer",
     "compute_gradients",
     "compute_loss",
+    "micro_batches",
     "step_tensors",
     "train_step",
 ]
@@ -94,6 +95,32 @@ def step_tensors(batch: Batch, kind: str, device: str | torch.device = "cpu") ->
     return StepTensors(ids, mask, token_types, tensor(targets), tensor(rows * batch.labels.shape[1] + places))
 
 
+def micro_batches(batch: Batch, kind: str, rows: int, device: str | torch.device = "cpu") -> list[StepTensors]:
+    """A batch as tensors in pieces of some rows, all of its padded length, for `train_step` to add up.
+
+    Args:
+        batch: Rows padded to one length.
+        kind: The task kind.
+        rows: Rows of a piece; the last one may have fewer.
+        device: Where the tensors go.
+    """
+    types = batch.token_types
+    starts = range(0, len(batch.rows), rows)
+    pieces = [
+        Batch(
+            batch.rows[start : start + rows],
+            batch.input_ids[start : start + rows],
+            batch.attention_mask[start : start + rows],
+            None if types is None else types[start : start + rows],
+            batch.labels[start : start + rows],
+        )
+        for start in starts
+    ]
+    tensors = [step_tensors(piece, kind, device) for piece in pieces]
+    # A piece without answers has no loss.
+    return [piece for piece in tensors if len(piece.labels)] or tensors[:1]
+
+
 def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], training: Training) -> torch.optim.AdamW:
     """AdamW with a learning rate for each method's parts and for the head.
 
@@ -114,7 +141,7 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], training: Trai
 
 def train_step(
     model: nn.Module,
-    tensors: StepTensors,
+    tensors: StepTensors | Sequence[StepTensors],
     optimizer: torch.optim.Optimizer,
     kind: str,
     autocast_dtype: torch.dtype | None,
@@ -125,7 +152,7 @@ def train_step(
 
     Args:
         model: Maps `(input_ids, attention_mask, token_type_ids)` to logits, in training mode.
-        tensors: One batch.
+        tensors: One batch, or the pieces of one (`micro_batches`): their gradients are added up.
         optimizer: Holds the trainable parameters.
         kind: The task kind.
         autocast_dtype: Dtype of `torch.autocast` in the forward pass, or None for none.
@@ -148,7 +175,7 @@ def train_step(
 
 def compute_gradients(
     model: nn.Module,
-    tensors: StepTensors,
+    tensors: StepTensors | Sequence[StepTensors],
     optimizer: torch.optim.Optimizer,
     kind: str,
     autocast_dtype: torch.dtype | None,
@@ -160,14 +187,24 @@ def compute_gradients(
     Returns:
         The loss and the norm of all gradients before clipping, both scalars.
     """
-    mark("forward")
-    loss = compute_loss(model, tensors, kind, autocast_dtype)
-    mark("backward")
-    loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+    pieces = [tensors] if isinstance(tensors, StepTensors) else tensors
+    counted = sum(len(piece.labels) for piece in pieces)
+    total: Tensor | None = None
+    for piece in pieces:
+        mark("forward")
+        loss = compute_loss(model, piece, kind, autocast_dtype)
+        if len(pieces) > 1:
+            # Means over pieces add up to the mean over the batch by how much each piece counts.
+            loss = loss * (len(piece.labels) / counted)
+        mark("backward")
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        total = loss.detach() if total is None else total + loss.detach()
+    if total is None:
+        raise ValueError("a step needs a batch")
     mark("optimizer")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, CLIP_NORM, foreach=False)
-    return loss.detach(), norm
+    return total, norm
 
 
 def apply_gradients(optimizer: torch.optim.Optimizer, *, mark: Mark = _unmarked) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autopeft.space.configuration import Configuration
+from autopeft.space.execution import PLAIN, Execution
 from autopeft.space.modules import ModuleMap
 
 __all__ = ["StepCosts"]
@@ -30,6 +31,8 @@ PRIOR: dict[Pass, dict[str, float]] = {
     "train": {
         "forward": 0.33,
         "backward": 0.32,
+        # Of the blocks that are run a second time, with what sits in them.
+        "recompute": 0.40,
         "step": 0.04,
         "step backward": 0.03,
         "lora": 0.20,
@@ -73,6 +76,9 @@ PRIOR_WEIGHT = 0.2
 """Weight of the prior on each term's ratio against one observation's relative error: timings scatter by about 10 %, the
 ratios of the terms differ between machines by about half."""
 
+WHOLE_ROWS = ("forward", "recompute")
+"""Terms without a cost of their own per step."""
+
 MIX_WEIGHT = 2.0
 """Observations of a mix of methods at which its own ratio has half its effect."""
 
@@ -93,7 +99,14 @@ class StepCosts:
         self._width = sum(s.in_features + s.out_features for s in modules.sites if s.role != "norm") or 1
         self._learned: dict[Pass, _Learned] = {"train": _Learned("train"), "evaluate": _Learned("evaluate")}
 
-    def observe(self, configuration: Configuration, rows: int, seconds: float, phase: Pass = "train") -> None:
+    def observe(
+        self,
+        configuration: Configuration,
+        rows: int,
+        seconds: float,
+        phase: Pass = "train",
+        execution: Execution = PLAIN,
+    ) -> None:
         """Learns from what ran; observations without rows or time are ignored.
 
         Args:
@@ -101,12 +114,15 @@ class StepCosts:
             rows: Rows that were trained or evaluated.
             seconds: Seconds in it.
             phase: ``train`` or ``evaluate``.
+            execution: How its batches were computed.
         """
         if rows > 0 and seconds > 0 and math.isfinite(seconds):
             learned = self._learned[phase]
-            learned.add(self._work(configuration, phase), seconds / rows, configuration.methods)
+            learned.add(self._work(configuration, phase, execution), seconds / rows, configuration.methods)
 
-    def predict(self, configuration: Configuration, rows: int, phase: Pass = "train") -> float:
+    def predict(
+        self, configuration: Configuration, rows: int, phase: Pass = "train", execution: Execution = PLAIN
+    ) -> float:
         """Seconds that training or evaluating some rows takes.
 
         Raises:
@@ -115,13 +131,13 @@ class StepCosts:
         learned = self._learned[phase]
         if not learned.seconds:
             raise LookupError(f"no {phase} time has been observed; run the speed probe first")
-        return rows * learned.per_row(self._work(configuration, phase), configuration.methods)
+        return rows * learned.per_row(self._work(configuration, phase, execution), configuration.methods)
 
     def observed(self, phase: Pass = "train") -> int:
         """Number of observations."""
         return len(self._learned[phase].seconds)
 
-    def _work(self, configuration: Configuration, phase: Pass) -> dict[str, float]:
+    def _work(self, configuration: Configuration, phase: Pass, execution: Execution) -> dict[str, float]:
         """Term -> how much of it a row needs, 1 being the whole model, in a batch of `STEP_ROWS`."""
         blocks = max(1, self._modules.blocks)
         lowest = blocks
@@ -136,8 +152,10 @@ class StepCosts:
             # Evaluation has batches of its own, so that only training pays by the configuration's.
             if configuration.training.dropout > 0:
                 work["dropout"] = sum(work.get(method, 0.0) for method in configuration.methods)
-            per_step = STEP_ROWS / configuration.training.batch_size
-            work |= {f"step {term}": amount * per_step for term, amount in work.items() if term != "forward"}
+            if execution.checkpointing:
+                work["recompute"] = work["backward"]
+            per_step = STEP_ROWS / execution.rows(configuration.training.batch_size)
+            work |= {f"step {term}": amount * per_step for term, amount in work.items() if term not in WHOLE_ROWS}
             work["step"] = per_step
         return work
 

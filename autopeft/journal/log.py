@@ -131,7 +131,9 @@ class ConfigurationLog:
         values: The point of the encoding that decoded to it.
         adapter_params: Its adapter parameters.
         arm: The arm that proposed it first.
-        predicted_bytes: Predicted live tensor bytes, or None.
+        predicted_bytes: Predicted live tensor bytes, or what bounds them from above; None where nothing was predicted.
+        predicted_exactly: Whether these are a prediction and no bound.
+        execution: How its batches are computed (`autopeft.space.execution.Execution`); None as a whole.
     """
 
     hash: str
@@ -140,6 +142,8 @@ class ConfigurationLog:
     adapter_params: int
     arm: str
     predicted_bytes: int | None = None
+    predicted_exactly: bool = False
+    execution: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)

@@ -117,6 +117,7 @@ class Method:
         lowers: Whether plain peft reads back exactly what was trained, where one config says it all.
         quantised: Whether it was run on 4-bit and on 8-bit bases (bitsandbytes).
         predictable: Whether a training step of it runs on tensors without values, so that its memory is known exactly.
+        recomputable: Whether the blocks that it sits in can be run a second time in the backward pass.
         builds_on_meta: Whether it can be built without weights on torch's meta device.
         choices: Other knobs and their legal values.
         chooses: What places are chosen by when a trial begins: ``magnitude`` of the frozen weights, ``fisher``
@@ -154,6 +155,7 @@ class Method:
     lowers: bool = True
     quantised: bool = False
     predictable: bool = True
+    recomputable: bool = True
     builds_on_meta: bool = True
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     chooses: Literal["magnitude", "fisher", "tokens", "examples"] | None = None

@@ -419,6 +419,8 @@ PREFIX_TUNING = _whole(
     peft_type="PREFIX_TUNING",
     stock=lambda knobs: {"num_virtual_tokens": knobs["tokens"]},
     quantised=True,
+    # Its keys and values come in a cache, which a second pass would write to again.
+    recomputable=False,
 )
 
 CPT = _whole(

@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autopeft.cost.memory import Fit
 from autopeft.errors import TrialFailure
 from autopeft.journal import SearchLog, TrialLog
 from autopeft.search.ledger import Ledger
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration
 from autopeft.space.dimension import Choice, Values
+from autopeft.space.execution import Execution
 from autopeft.space.modules import ModuleMap
 from autopeft.strategy.base import Decision, Strategy, TrialView
 from autopeft.strategy.jobs import Arm as ArmName
@@ -23,10 +25,10 @@ LEAN_DRAWS = 12
 UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, TrialFailure)
 """What building a configuration without weights can raise where the model does not suit it."""
 
-Gate = Callable[[Configuration], tuple[bool, int | None]]
-"""Whether a configuration fits into the memory limit, and the bytes predicted for it."""
-Bytes = Callable[[Configuration], int]
-"""The live bytes that training a configuration takes, predicted."""
+Gate = Callable[[Configuration], Fit]
+"""Whether and how a configuration fits into the memory limit."""
+Bytes = Callable[[Configuration, Execution | None], int]
+"""The live bytes that training a configuration takes, predicted; None asks for the leanest way to compute it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Proposal:
     values: Values
     index: int
     adapter_params: int
-    predicted_bytes: int | None
+    fit: Fit
 
 
 class Arm:
@@ -49,7 +51,7 @@ class Arm:
         strategy: How it is explored.
         modules: The model's module map.
         gate: The memory limit.
-        predict: Predicts memory exactly; asked only where nothing fits.
+        predict: Predicts memory exactly; asked of finalists, and where nothing fits.
         memory_limit: Its value, or None.
         skip_plain_lora: Whether plain LoRA is left to the other arm.
     """
@@ -61,7 +63,7 @@ class Arm:
         strategy: Strategy,
         modules: ModuleMap,
         gate: Gate,
-        predict: Bytes = lambda configuration: 0,
+        predict: Bytes = lambda configuration, execution: 0,
         *,
         memory_limit: int | None,
         skip_plain_lora: bool,
@@ -112,12 +114,12 @@ class Arm:
             configuration = self.space.decode(values)
             refusal = self._refusal(configuration, log)
             if refusal is None:
-                fits, predicted = self._asked(configuration)
-                if fits:
+                fit = self._asked(configuration)
+                if fit.execution is not None:
                     params = configuration.adapter_params(self._modules)
-                    return Proposal(configuration, values, index, params, predicted)
+                    return Proposal(configuration, values, index, params, fit)
                 refusal = (
-                    ("unsupported", None, None) if predicted == 0 else ("max_memory", predicted, self._memory_limit)
+                    ("unsupported", None, None) if fit.bytes is None else ("max_memory", fit.bytes, self._memory_limit)
                 )
             constraint, value, limit = refusal
             ledger.write(
@@ -136,30 +138,37 @@ class Arm:
         self.exhausted = True
         return self._smallest(log, index)
 
+    def predict(self, configuration: Configuration, execution: Execution) -> int | None:
+        """The live bytes that training a configuration takes; None of one that cannot be predicted."""
+        try:
+            return self._predict(configuration, execution)
+        except UNBUILDABLE:
+            return None
+
     def least_bytes(self) -> int:
         """The least memory predicted for a configuration of the space, as far as `lean` knows."""
         known = []
         for configuration in lean(self.space):
             with contextlib.suppress(*UNBUILDABLE):
-                known.append(self._predict(configuration))
+                known.append(self._predict(configuration, None))
         return min(known, default=0)
 
-    def _asked(self, configuration: Configuration) -> tuple[bool, int | None]:
-        """What the gate says; `(False, 0)` of a configuration that cannot be built on this model at all."""
+    def _asked(self, configuration: Configuration) -> Fit:
+        """What the gate says; nothing at all of a configuration that cannot be built on this model."""
         try:
             return self._gate(configuration)
         except UNBUILDABLE:
-            return False, 0
+            return Fit(None)
 
     def _smallest(self, log: SearchLog, index: int) -> Proposal | None:
         """The last resort of an arm of which nothing fitted yet: a lean configuration, at a point of its own."""
         if self.trials(log):
             return None
         for configuration in lean(self.space):
-            fits, predicted = self._asked(configuration)
-            if fits and self._refusal(configuration, log) is None:
+            fit = self._asked(configuration)
+            if fit.execution is not None and self._refusal(configuration, log) is None:
                 params = configuration.adapter_params(self._modules)
-                return Proposal(configuration, {}, index, params, predicted)
+                return Proposal(configuration, {}, index, params, fit)
         return None
 
     def judge(self, trial: TrialLog, log: SearchLog, rungs: int) -> Decision:

@@ -92,12 +92,13 @@ class Finals:
         key = lambda t: (log.configurations[t.hash].adapter_params, -t.rungs[-1].metrics[log.metric])  # noqa: E731
         return min(kept, key=key, default=best)
 
-    def name(self, *, seconds: Callable[[str, int], float], rungs: int) -> None:
+    def name(self, *, seconds: Callable[[str, int], float], rungs: int, predict: Callable[[str], int | None]) -> None:
         """Journal the finalists, with as many seeds and rows as the time left admits.
 
         Args:
             seconds: `(configuration hash, rows) -> expected seconds` of one run.
             rungs: Number of rungs.
+            predict: `configuration hash -> live bytes` of its training, exactly.
         """
         candidates = self.candidates()
         hashes = {role: trial.hash for role, trial in candidates.items()}
@@ -121,6 +122,7 @@ class Finals:
             seeds=seeds,
             rows=rows,
             rung=rungs - 1,
+            predicted_bytes={role: predict(hash) for role, hash in hashes.items()},
         )
 
     def pending(self, *, until_decided: bool) -> list[tuple[ArmName, str, int]]:

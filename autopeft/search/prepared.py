@@ -13,7 +13,7 @@ import numpy as np
 
 from autopeft.compose.base import Attention, DType, SharedBase, meta_carrier
 from autopeft.compose.identity import BaseIdentity
-from autopeft.cost.memory import MemoryGate, MemoryModel
+from autopeft.cost.memory import Fit, MemoryGate, MemoryModel
 from autopeft.cost.time import StepCosts
 from autopeft.data.batches import longest_batch
 from autopeft.data.encoded import EncodedData, EncodedSplit
@@ -29,6 +29,7 @@ from autopeft.search.state import Field
 from autopeft.space import bind
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration, digest
+from autopeft.space.execution import PLAIN, Execution
 from autopeft.space.modules import ModuleMap
 from autopeft.space.values import SpaceValues
 from autopeft.spec import SearchSpec
@@ -156,9 +157,14 @@ class Prepared:
     def memory(self, head: str) -> MemoryModel:
         """Predicts live bytes at the longest batch."""
         length = longest_batch(self.data.splits["train"], 1)[1]
-        answers = answer_share(self.data.splits["train"], length) if head == "lm" else 1.0
+        train = self.data.splits["train"]
         return MemoryModel(
-            lambda: self.meta(head), self.modules(head), length=length, dtype=self.precision, answers=answers
+            lambda: self.meta(head),
+            self.modules(head),
+            length=length,
+            dtype=self.precision,
+            answers=answer_share(train, length) if head == "lm" else 1.0,
+            longest_answer=longest_answer(train),
         )
 
     def field(self, head: str, speed: Speed) -> Field:
@@ -171,11 +177,15 @@ class Prepared:
         memory = self.memory(head)
         gate = MemoryGate(memory, limit) if limit is not None else None
 
-        def fits(configuration: Configuration) -> tuple[bool, int | None]:
-            return (True, None) if gate is None else gate.fits(configuration)
+        def fits(configuration: Configuration) -> Fit:
+            return Fit(PLAIN) if gate is None else gate.fits(configuration)
 
-        def exact(configuration: Configuration) -> int:
-            return memory.predict(configuration).bytes
+        def exact(configuration: Configuration, execution: Execution | None) -> int:
+            if execution is not None:
+                return memory.predict(configuration, execution=execution).bytes
+            if gate is not None:
+                return gate.least(configuration)
+            return memory.predict(configuration, execution=memory.leanest(configuration)).bytes
 
         def arm(name: ArmName, bound: BoundSpace, salt: int) -> Arm:
             seed = self.spec.seed * 2 + salt
@@ -300,6 +310,11 @@ def answer_share(split: EncodedSplit, length: int) -> float:
         return 1.0
     answers = (split.lengths - split.answer_from)[np.argsort(split.lengths, kind="stable")[::-1]]
     return min(1.0, max(float(answers[:rows].mean()) for rows in (4, 8, 16, 32)) / max(1, length - 1))
+
+
+def longest_answer(split: EncodedSplit) -> int | None:
+    """Most answer tokens of a row; None where rows have no answers."""
+    return None if split.answer_from is None else int((split.lengths - split.answer_from).max(initial=1))
 
 
 def model_label(model: str) -> str:

@@ -23,6 +23,7 @@ from autopeft.search.prepared import Prepared
 from autopeft.search.resume import limits
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration
+from autopeft.space.execution import PLAIN
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import checked, parse_search
 from autopeft.strategy import build
@@ -145,19 +146,20 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
         "adapter_bytes": {"samples_least": min(sizes), "samples_most": max(sizes)},
         "memory_bytes": {
             "base": memory.base_bytes(),
-            "smallest": min([*bytes_of, *_known_bytes(memory, lean(bound))]),
+            "smallest": min([*bytes_of, *_known_bytes(memory, lean(bound), leanest=True)]),
             "samples_least": min(bytes_of),
             "samples_most": max(bytes_of),
         },
     }
 
 
-def _known_bytes(memory: MemoryModel, configurations: Sequence[Configuration]) -> list[int]:
-    """Predicted bytes of those that can be built."""
+def _known_bytes(memory: MemoryModel, configurations: Sequence[Configuration], *, leanest: bool = False) -> list[int]:
+    """Predicted bytes of those that can be built, with batches as a whole or in the leanest way."""
     known = []
     for configuration in configurations:
         with contextlib.suppress(*UNBUILDABLE):
-            known.append(memory.predict(configuration).bytes)
+            way = memory.leanest(configuration) if leanest else PLAIN
+            known.append(memory.predict(configuration, execution=way).bytes)
     return known
 
 

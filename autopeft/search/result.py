@@ -12,9 +12,11 @@ from typing import Any
 
 from autopeft.compose.store import describe
 from autopeft.journal import SearchLog
+from autopeft.journal.log import ConfigurationLog
 from autopeft.search.division import Division
 from autopeft.search.finals import Finals, Role
 from autopeft.search.ledger import Ledger
+from autopeft.space.execution import Execution
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm
 
@@ -198,9 +200,16 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
         "peak_bytes": max(
             (t.peak_bytes for t in log.trials.values() if t.hash == best.hash and t.peak_bytes), default=None
         ),
-        "predicted_bytes": known.predicted_bytes,
+        "predicted_bytes": _predicted(role, known, log),
+        "execution": Execution.from_dict(known.execution).to_dict(),
         "trials": [run.id for run in runs],
     }
+
+
+def _predicted(role: Role, known: ConfigurationLog, log: SearchLog) -> int | None:
+    """What was predicted exactly, for the finalists or when it was proposed; no bound."""
+    predicted: int | None = ((log.finalists or {}).get("predicted_bytes") or {}).get(role)
+    return predicted or (known.predicted_bytes if known.predicted_exactly else None)
 
 
 def _incumbent(log: SearchLog) -> dict[str, Any] | None:

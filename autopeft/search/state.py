@@ -12,6 +12,7 @@ from autopeft.search.division import Division, Speed
 from autopeft.search.finals import Finals
 from autopeft.search.ledger import Ledger
 from autopeft.space.configuration import Configuration
+from autopeft.space.execution import Execution
 from autopeft.space.modules import ModuleMap
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm as ArmName
@@ -65,7 +66,7 @@ class Field:
     modules: ModuleMap
     arms: Mapping[ArmName, Arm]
     costs: StepCosts
-    measured: Callable[[Configuration, int], None] = lambda configuration, count: None
+    measured: Callable[[Configuration, int, Execution], None] = lambda configuration, count, execution: None
 
 
 class State:
@@ -124,7 +125,12 @@ class State:
         for trial in self.ledger.log.trials.values():
             before = 0
             for rung in trial.rungs:
-                self._field.costs.observe(self.configuration(trial.hash), rung.rows - before, rung.train_seconds)
+                self._field.costs.observe(
+                    self.configuration(trial.hash),
+                    rung.rows - before,
+                    rung.train_seconds,
+                    execution=self.execution(trial.hash),
+                )
                 before = rung.rows
         return self._field
 
@@ -142,6 +148,15 @@ class State:
         """A configuration by its hash."""
         return Configuration.from_dict(self.ledger.log.configurations[hash].configuration)
 
+    def execution(self, hash: str) -> Execution:
+        """How the batches of a configuration are computed."""
+        return Execution.from_dict(self.ledger.log.configurations[hash].execution)
+
+    def predicted_bytes(self, hash: str) -> int | None:
+        """The live bytes that training a configuration takes, predicted exactly; None where that cannot be done."""
+        arms = list(self.field.arms.values())
+        return arms[0].predict(self.configuration(hash), self.execution(hash))
+
     def final_rows(self) -> int:
         """Rows of a finalist's run."""
         finalists = self.ledger.log.finalists
@@ -151,7 +166,7 @@ class State:
         """Expected seconds of a job: training, and the evaluation at its end."""
         division = self.division
         evaluated = division.final_evaluated if final else division.rung_evaluated
-        train = self.field.costs.predict(self.configuration(hash), rows)
+        train = self.field.costs.predict(self.configuration(hash), rows, execution=self.execution(hash))
         return train + (self.evaluation_seconds(evaluated) if final else evaluated * division.speed.evaluate)
 
     def evaluation_seconds(self, rows: int) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from autopeft.space.configuration import Configuration
+from autopeft.space.execution import PLAIN, Execution
 
 Arm = Literal["baseline", "space", "incumbent"]
 Purpose = Literal["explore", "confirm"]
@@ -29,6 +30,7 @@ class Train:
         final: Whether generation metrics are computed as well (exact match for ``causal_lm``).
         folder: Where checkpoint and outputs are written, relative to the run folder: ``trials/<trial>``.
         time_limit: Seconds after which the job is given up, or None.
+        execution: How its batches are computed.
     """
 
     trial: str
@@ -44,6 +46,7 @@ class Train:
     evaluate_rows: int | None = None
     final: bool = False
     time_limit: float | None = None
+    execution: Execution = PLAIN
 
 
 @dataclass(frozen=True, slots=True)

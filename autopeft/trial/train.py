@@ -12,8 +12,9 @@ import torch
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.compose.layers import reseed
 from autopeft.cost.live import LiveBytes, measure
-from autopeft.cost.step import compute_gradients, step_tensors, train_step
+from autopeft.cost.step import StepTensors, compute_gradients, micro_batches, train_step
 from autopeft.data.batches import TrainStream, pad
+from autopeft.data.encoded import Array
 from autopeft.strategy.jobs import Train
 from autopeft.trial.clock import JobClock
 from autopeft.trial.schedule import factor
@@ -88,7 +89,7 @@ def run(
         scale = factor(seen, warmup_rows=job.warmup_rows, rows_to=job.rows_to, cooldown_rows=job.cooldown_rows)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        batch = step_tensors(pad(split, rows, setup.data.pad_token), setup.kind, device)
+        batch = _pieces(rows, job, setup, device)
         if measured and len(result.losses) == 1:
             result.peak_bytes = peak_bytes(model, optimizer, job, setup, device)
         loss = train_step(model, batch, optimizer, setup.kind, precision)
@@ -106,14 +107,20 @@ def peak_bytes(
     """Live tensor bytes of a step at the longest batch, base included; nothing is learned from it."""
     split = setup.data.splits["train"]
     size = job.configuration.training.batch_size
-    rows = np.argsort(split.lengths, kind="stable")[-size:]
-    batch = step_tensors(pad(split, rows, setup.data.pad_token), setup.kind, device)
+    batch = _pieces(np.argsort(split.lengths, kind="stable")[-size:], job, setup, device)
     precision = torch.bfloat16 if setup.precision == "bfloat16" else None
 
     def step(counter: LiveBytes) -> None:
         compute_gradients(model, batch, optimizer, setup.kind, precision, mark=counter.mark)
 
     moments = [value for state in optimizer.state.values() for value in state.values()]
-    peak = measure(step, [*model.parameters(), *model.buffers(), *moments, *batch.all()])
+    inputs = [tensor for piece in batch for tensor in piece.all()]
+    peak = measure(step, [*model.parameters(), *model.buffers(), *moments, *inputs])
     optimizer.zero_grad(set_to_none=True)
     return peak.bytes
+
+
+def _pieces(rows: Array, job: Train, setup: WorkSetup, device: torch.device) -> list[StepTensors]:
+    batch = pad(setup.data.splits["train"], rows, setup.data.pad_token)
+    at_once = job.execution.rows(job.configuration.training.batch_size)
+    return micro_batches(batch, setup.kind, at_once, device)

@@ -180,6 +180,13 @@ class Workbench:
             if trial == job.trial and rows == job.rows_from:
                 return job, model, optimizer
         self._forget()
+        job, model, optimizer = self._make(job, carrier, clock)
+        if job.execution.checkpointing:
+            model.checkpoint_blocks()
+        return job, model, optimizer
+
+    def _make(self, job: Train, carrier: Carrier, clock: JobClock) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
+        """The same where no model of the trial is resident."""
         training = job.configuration.training
         if job.rows_from > 0:
             folder = checkpoint.rung_folder(self.setup.path / job.folder, job.rung - 1)

@@ -10,6 +10,7 @@ from autopeft.search.division import EXPLORE_SHARE, FINALIST_SEEDS
 from autopeft.search.finals import makespan
 from autopeft.search.phases.train import Trainer
 from autopeft.search.state import State
+from autopeft.space.execution import PLAIN
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Train
 
@@ -84,7 +85,9 @@ class Explore:
             values=dict(proposal.values),
             adapter_params=proposal.adapter_params,
             arm=arm.name,
-            predicted_bytes=proposal.predicted_bytes,
+            predicted_bytes=proposal.fit.bytes,
+            predicted_exactly=proposal.fit.exact,
+            execution=None if proposal.fit.execution in (None, PLAIN) else proposal.fit.execution.to_dict(),
         )
         seed = state.rules.seed + proposal.index
         return self._trainer.begin(configuration, arm.name, "explore", seed, proposal.index, slot)
@@ -168,7 +171,9 @@ class Explore:
         if not state.finals.candidates():
             self._fail()
         state.finals.name(
-            seconds=lambda hash, rows: state.seconds(hash, rows, final=True), rungs=len(state.division.rungs)
+            seconds=lambda hash, rows: state.seconds(hash, rows, final=True),
+            rungs=len(state.division.rungs),
+            predict=state.predicted_bytes,
         )
 
     def _fail(self) -> None:

@@ -60,6 +60,7 @@ class Trainer:
             evaluate_rows=state.division.final_evaluated if final else state.division.rung_evaluated,
             final=final,
             time_limit=state.time_limit(state.seconds(trial.hash, rows_to - trial.rows, final=final)),
+            execution=state.execution(trial.hash),
         )
 
     def took(self, slot: int, job: Train, outcome: Outcome) -> None:
@@ -93,9 +94,9 @@ class Trainer:
             sha256=outcome.sha256,
             head_params=outcome.values["head_params"],
         )
-        state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds)
+        state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds, execution=job.execution)
         if outcome.peak_bytes is not None:
-            state.field.measured(job.configuration, outcome.peak_bytes)
+            state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
             detail = f"{outcome.peak_bytes:,} live bytes were measured, above the limit of {limit:,}"
             write("trial_ended", trial=job.trial, status="infeasible", reason="max_memory", detail=detail)
