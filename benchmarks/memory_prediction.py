@@ -1,118 +1,208 @@
 """How exact is the predicted memory of one training step?
 
-Random mixes of methods are predicted from MiniLM's config alone and then trained for two real steps, of which the
-second is measured. Prints one line per configuration and the largest and median error.
+Random mixes of methods are predicted from the model's config alone and then trained for two real steps, of which the
+second is measured: the live bytes of all tensors. Half of them are computed as a whole, the others in pieces
+(gradient accumulation), with recomputed blocks (checkpointing), or both.
 
-    python benchmarks/memory_prediction.py [--configurations 32] [--labels 150]
+    python benchmarks/memory_prediction.py [--configurations 120] [--model minilm] [--model smollm2]
+
+It goes on where it was stopped: one line for each configuration in ``results/memory_prediction.jsonl``. At its end it
+prints a table of the errors.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import random
 import statistics
 import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from autopeft.compose.adapt import adapt
 from autopeft.compose.base import Carrier, SharedBase, attach, load_base, meta_carrier
 from autopeft.cost.live import Peak, measure
 from autopeft.cost.memory import MemoryModel
-from autopeft.cost.step import StepTensors, build_optimizer, train_step
+from autopeft.cost.step import build_optimizer, micro_batches, train_step
+from autopeft.data.encoded import Batch
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
-from autopeft.space.configuration import Configuration, Part, Training
+from autopeft.space.configuration import WHOLE, Configuration, Part, Training
+from autopeft.space.execution import PLAIN, Execution, executions
 from autopeft.space.modules import ModuleMap
-from autopeft.testing.real import minilm_folder
+from autopeft.testing.real import minilm_folder, smollm2_gguf
 
-KIND = "sequence_classification"
-BATCHES = ((16, 32), (8, 128))
+RESULTS = Path(__file__).parent / "results" / "memory_prediction.jsonl"
 PRECISIONS = ("float32", "bfloat16")
 ATTENTIONS = ("eager", "sdpa")
+MODELS: dict[str, tuple[Callable[[], Path], dict[str, Any], tuple[tuple[int, int], ...]]] = {
+    "minilm": (
+        minilm_folder,
+        {"kind": "sequence_classification", "head": "mean", "labels": 150},
+        ((16, 32), (8, 128)),
+    ),
+    "smollm2": (smollm2_gguf, {"kind": "causal_lm", "head": "lm", "labels": 0}, ((4, 32), (2, 96))),
+}
+EXACT = [row for row in METHODS.values() if row.unsearchable is None and row.predictable and row.builds_on_meta]
+"""Those whose step runs on tensors without values; of the others a bound is predicted."""
 
 
 def random_configuration(modules: ModuleMap, rng: random.Random, rows: int) -> Configuration:
-    """One method or none for attention, feed-forward, extra and prefix, from a random depth upwards."""
-    chosen = [
-        (rng.choice(["", "lora", "dora", "ia3"]), {"query", "key", "value", "output"}),
-        (rng.choice(["", "bias", "layernorm"]), {"query", "value", "up", "down", "norm"}),
-        (rng.choice(["", "lora", "dora", "ia3", "serial", "parallel"]), {"up", "down"}),
-        (rng.choice(["", "", "prefix"]), {"key"}),
-    ]
-    sites: dict[str, list[Part]] = {}
-    for method, roles in chosen:
-        start, limit = rng.randrange(modules.blocks), rng.choice([2, 8, 32, 64])
-        for site in modules.select(roles):
-            if method and site.block >= start and METHODS[method].fits(site):
-                legal = [size for size in METHODS[method].sizes(site) if size <= limit]
-                part = Part.of(method, METHODS[method].knobs(site, rng.choice(legal) if legal else None))
-                sites.setdefault(site.name, []).append(part)
-    methods = sorted({part.method for parts in sites.values() for part in parts})
+    """A method about the whole model, or a mix: for attention, block, extra and prefix, from a random depth upwards."""
     dropout = rng.choice([0.0, 0.1])
+    if rng.random() < 0.15:
+        fitting = [row for row in EXACT if row.whole and not row.chooses and row.allows(modules) and row.sizes(modules)]
+        row = rng.choice(fitting)
+        part = Part.of(row.name, row.knobs(modules, rng.choice(row.sizes(modules)[:4])))
+        return Configuration.of({WHOLE: [part]}, Training(((row.name, 1e-3),), 1e-3, rows, dropout))
+    sites: dict[str, list[Part]] = {}
+    for slot in ("attention", "block", "extra", "prefix"):
+        offered = [row for row in EXACT if row.hosted and slot in row.slots and not row.chooses]
+        if rng.random() < 0.4:
+            continue
+        row, start, limit = rng.choice(offered), rng.randrange(modules.blocks), rng.choice([2, 8, 32, 64])
+        for site in modules.sites:
+            parts = sites.get(site.name, [])
+            if site.block < start or not row.fits(site) or any(row.clashes(METHODS[p.method]) for p in parts):
+                continue
+            legal = [size for size in row.sizes(site) if size <= limit] or row.sizes(site)[:1]
+            part = Part.of(row.name, row.knobs(site, rng.choice(legal) if legal else None))
+            sites[site.name] = [part, *parts] if row.innermost else [*parts, part]
+    methods = sorted({part.method for parts in sites.values() for part in parts})
+    if not methods:
+        return random_configuration(modules, rng, rows)
     return Configuration.of(sites, Training(tuple((m, 1e-3) for m in methods), 1e-3, rows, dropout))
 
 
-def measured(carrier: Carrier, configuration: Configuration, modules: ModuleMap, length: int, dtype: str) -> Peak:
+def measured(
+    carrier: Carrier, configuration: Configuration, modules: ModuleMap, length: int, dtype: str, way: Execution
+) -> Peak:
     """The second of two real optimizer steps; one row of the batch is padded."""
     rows = configuration.training.batch_size
     adapted = adapt(carrier, configuration, modules, seed=0)
+    if way.checkpointing:
+        adapted.checkpoint_blocks()
     adapted.train()
-    ids = torch.randint(1000, 20000, (rows, length), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1000, 20000, (rows, length))
+    mask = np.ones_like(ids)
     mask[0, length // 2 :] = 0
-    batch = StepTensors(ids, mask, torch.zeros_like(ids), torch.arange(rows) % carrier.labels)
+    if carrier.kind == "causal_lm":
+        types, labels = None, np.where(np.arange(length) > 0, ids, -100)
+    else:
+        types, labels = np.zeros_like(ids), np.arange(rows) % carrier.labels
+    pieces = micro_batches(Batch(np.arange(rows), ids, mask, types, labels), carrier.kind, way.rows(rows))
     optimizer = build_optimizer(adapted.groups(), configuration.training)
     autocast = torch.bfloat16 if dtype == "bfloat16" else None
-    train_step(adapted, batch, optimizer, KIND, autocast)
+    train_step(adapted, pieces, optimizer, carrier.kind, autocast)
     moments = [value for state in optimizer.state.values() for value in state.values()]
+    inputs = [tensor for piece in pieces for tensor in piece.all()]
     return measure(
-        lambda counter: train_step(adapted, batch, optimizer, KIND, autocast, mark=counter.mark),
-        [*adapted.parameters(), *adapted.buffers(), *moments, *batch.all()],
+        lambda counter: train_step(adapted, pieces, optimizer, carrier.kind, autocast, mark=counter.mark),
+        [*adapted.parameters(), *adapted.buffers(), *moments, *inputs],
     )
+
+
+class Bench:
+    """One model's configurations. Final."""
+
+    def __init__(self, name: str) -> None:
+        find, self._task, self._batches = MODELS[name]
+        self._name, self._folder = name, find()
+        self._bases: dict[str, SharedBase] = {}
+        self._models: dict[tuple[str, str, int], MemoryModel] = {}
+
+    def line(self, number: int) -> dict[str, Any]:
+        """Predict and measure one configuration, fixed by its number."""
+        settings = list(itertools.product(self._batches, ATTENTIONS, PRECISIONS))
+        (rows, length), attention, dtype = settings[number % len(settings)]
+        rng = random.Random(f"{self._name} {number}")
+        if dtype not in self._bases:
+            self._bases[dtype] = load_base(str(self._folder), kind=self._task["kind"], dtype=dtype)
+        task = {"head": self._task["head"], "labels": self._task["labels"], "attention": attention}
+        carrier = attach(self._bases[dtype], **task)
+        modules = module_map(carrier.model)
+        configuration = random_configuration(modules, rng, rows)
+        model = self._model(attention, dtype, length, modules)
+        ways = [*executions(rows, checkpoints=model.checkpoints(configuration))]
+        way = PLAIN if number // len(settings) % 2 == 0 else rng.choice(ways[1:])
+        began = time.perf_counter()
+        predicted = model.predict(configuration, execution=way).bytes
+        seconds = time.perf_counter() - began
+        real = measured(carrier, configuration, modules, length, dtype, way).bytes
+        return {
+            "model": self._name,
+            "number": number,
+            "attention": attention,
+            "dtype": dtype,
+            "batch": [rows, length],
+            "methods": list(configuration.methods),
+            **way.to_dict(),
+            "predicted": predicted,
+            "measured": real,
+            "seconds": round(seconds, 3),
+        }
+
+    def _model(self, attention: str, dtype: str, length: int, modules: ModuleMap) -> MemoryModel:
+        key = (attention, dtype, length)
+        if key not in self._models:
+            config = next(iter(self._bases.values())).config
+            self._models[key] = MemoryModel(
+                lambda: meta_carrier(config, **self._task, attention=attention), modules, length=length, dtype=dtype
+            )
+            self._models[key].carrier()
+        return self._models[key]
+
+
+def known() -> list[dict[str, Any]]:
+    """The lines that are there."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def show(lines: Iterable[dict[str, Any]]) -> None:
+    """Errors by model, dtype and way of computing."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        pieces = "pieces" if line["micro_batch"] else "whole"
+        way = f"{pieces}, recomputed" if line["checkpointing"] else pieces
+        groups.setdefault((line["model"], line["dtype"], way), []).append(line)
+    table = Table("model", "base", "batches", "configurations", "median error", "largest error", "seconds each")
+    worst = 0.0
+    for key, members in sorted(groups.items()):
+        errors = [abs(line["predicted"] / line["measured"] - 1) for line in members]
+        worst = max(worst, *errors)
+        seconds = statistics.median(line["seconds"] for line in members)
+        shown = str(len(members)), f"{statistics.median(errors):.3%}", f"{max(errors):.3%}", f"{seconds:.2f}"
+        table.add_row(*key, *shown)
+    Console(width=120).print(table)
+    print(f"{sum(map(len, groups.values()))} configurations, largest error {worst:.3%}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--configurations", type=int, default=32)
-    parser.add_argument("--labels", type=int, default=150)
-    parser.add_argument("--head", default="mean")
+    parser.add_argument("--configurations", type=int, default=120, help="of each model")
+    parser.add_argument("--model", action="append", choices=list(MODELS))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    folder, rng = minilm_folder(), random.Random(0)
-    bases: dict[str, SharedBase] = {dtype: load_base(str(folder), kind=KIND, dtype=dtype) for dtype in PRECISIONS}
-    settings = list(itertools.product(ATTENTIONS, PRECISIONS, BATCHES))
-    table = Table("attention", "dtype", "batch", "methods", "predicted MiB", "measured MiB", "error", "seconds")
-    errors, seconds = [], []
-    models: dict[tuple[str, str, int], MemoryModel] = {}
-    for number in range(asked.configurations):
-        attention, dtype, (rows, length) = settings[number % len(settings)]
-        carrier = attach(bases[dtype], head=asked.head, labels=asked.labels, attention=attention)
-        modules = module_map(carrier.model)
-        configuration = random_configuration(modules, rng, rows)
-
-        def plan(attention: str = attention) -> Carrier:
-            return meta_carrier(str(folder), kind=KIND, head=asked.head, labels=asked.labels, attention=attention)
-
-        key = (attention, dtype, length)
-        if key not in models:
-            models[key] = MemoryModel(plan, modules, length=length, dtype=dtype)
-            models[key].carrier()
-        began = time.perf_counter()
-        predicted = models[key].predict(configuration)
-        seconds.append(time.perf_counter() - began)
-        real = measured(carrier, configuration, modules, length, dtype)
-        errors.append(predicted.bytes / real.bytes - 1)
-        names = " ".join(configuration.methods) or "head only"
-        shown = f"{predicted.bytes / 2**20:.1f}", f"{real.bytes / 2**20:.1f}", f"{errors[-1]:+.3%}"
-        table.add_row(attention, dtype, f"{rows} x {length}", names, *shown, f"{seconds[-1]:.2f}")
-    Console(width=140).print(table)
-    worst, median = max(map(abs, errors)), statistics.median(map(abs, errors))
-    print(f"{len(errors)} configurations: largest error {worst:.3%}, median {median:.3%}")
-    print(f"seconds per prediction: median {statistics.median(seconds):.2f}, largest {max(seconds):.2f}")
+    warnings.filterwarnings("ignore", message="Token type ids")
+    for name in asked.model or list(MODELS):
+        done = {line["number"] for line in known() if line["model"] == name}
+        bench = Bench(name)
+        for number in track([n for n in range(asked.configurations) if n not in done], name):
+            line = bench.line(number)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    show(known())
 
 
 if __name__ == "__main__":
