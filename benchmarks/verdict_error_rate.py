@@ -13,6 +13,8 @@ seed x example; a shift per seed makes the seed's own spread. Columns, in per ce
 * ``verdict``: false ``better`` by `autopeft.evidence.compare`;
 * ``selected``: the same when each arm's finalist was the best by validation (on the same rows) of 20 and 10
   equally good candidates and was then retrained with fresh seeds;
+* ``until``: false ``better`` of the same finalists when the race of seeds ends as soon as it is settled (``--until
+  decided``: looks after 2, 3, ... seeds at 99 %, after the last one at 95 %);
 * ``found``: ``better`` when the challenger is truly 2 points better;
 * ``within``: false ``within`` when the challenger is truly worse by the margin of 1 point (``--within 1``), and was the
   best of 20 such candidates; ``kept``: ``within`` when it is truly as good;
@@ -30,13 +32,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from autopeft.evidence import compare
+from autopeft.evidence import LEVEL, compare
+from autopeft.search.finals import EARLY_LEVEL
 
 Floats = npt.NDArray[np.float64]
 ACCURACY = 0.86
 EXAMPLE_SHARE = 0.75
 ARM_SHARE = 0.08
-COLUMNS = ("naive", "seeds", "verdict", "selected", "found", "within", "kept", "half")
+COLUMNS = ("naive", "seeds", "verdict", "selected", "until", "found", "within", "kept", "half")
 MARGIN = 0.01
 RESULTS = Path(__file__).parent / "results" / "verdict_error_rate.json"
 
@@ -86,6 +89,20 @@ def verdict(ours: Floats, theirs: Floats, margin: float | None = None) -> tuple[
     return found.name, (found.high - found.low) / 2
 
 
+def raced(ours: Floats, theirs: Floats) -> str:
+    """The verdict's name when seeds are added one at a time until it is settled."""
+    name = "tie"
+    for seeds in range(2, len(ours) + 1):
+        level = LEVEL if seeds == len(ours) else EARLY_LEVEL
+        arms = [
+            [{"prediction": run, "label": np.ones_like(run)} for run in answers[:seeds]] for answers in (ours, theirs)
+        ]
+        name = compare("accuracy", arms[0], arms[1], sizes=(1, 2), level=level).name
+        if name != "tie":
+            break
+    return name
+
+
 def naive_better(ours: Floats, theirs: Floats) -> bool:
     """Whether a two-level bootstrap over seeds and examples would call the first arm better."""
     values = ours.mean(0) - theirs.mean(0)
@@ -122,6 +139,7 @@ def measure(setting: Setting, searches: int, seed: int = 0) -> dict[str, float]:
             lab.answers(lab.selected(n, s), s, setting.seeds) for n, s in zip((20, 10), spreads, strict=True)
         )
         counts["selected"] += verdict(chosen, rival)[0] == "better"
+        counts["until"] += raced(chosen, rival) == "better"
         lossy = lab.answers(lab.selected(20, spreads[0], -MARGIN), spreads[0], setting.seeds)
         counts["within"] += verdict(lossy, rival, MARGIN)[0] == "within"
         counts["kept"] += verdict(ours, theirs, MARGIN)[0] == "within"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval, paired_flips
+from autopeft.evidence.bootstrap import LEVEL, Interval, Verdict, compare, interval, paired_flips
 from autopeft.evidence.calibration import ErrorRate, error_rate
 from autopeft.evidence.metrics import Outputs, bounds, per_example, score
 from autopeft.evidence.power import COUNTED, Power, detectable
 from autopeft.evidence.probe import ProbeResult, linear_probe
+from autopeft.evidence.selection import optimism
 
 __all__ = [
     "COUNTED",
+    "LEVEL",
     "ErrorRate",
     "Interval",
     "Outputs",
@@ -22,6 +24,7 @@ __all__ = [
     "error_rate",
     "interval",
     "linear_probe",
+    "optimism",
     "paired_flips",
     "per_example",
     "score",

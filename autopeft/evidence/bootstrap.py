@@ -36,6 +36,8 @@ from autopeft.evidence.metrics import Array, Floats, Outputs, bounds, checked, c
 
 VerdictName = Literal["better", "within", "tie", "worse", "unconfirmed"]
 _BINARY = ("accuracy", "exact_match")
+LEVEL = 0.95
+"""Confidence of intervals and verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Verdict:
 
 
 def interval(
-    metric: str, runs: Sequence[Outputs], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    metric: str, runs: Sequence[Outputs], *, level: float = LEVEL, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """The mean score of one configuration over its seeds, and the interval around it.
 
@@ -117,7 +119,7 @@ def compare(
     *,
     sizes: tuple[int, int],
     margin: float | None = None,
-    level: float = 0.95,
+    level: float = LEVEL,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Verdict:
@@ -178,6 +180,27 @@ def compare(
     return Verdict("tie", difference, low, high, cheaper, f"{shown} over {seeds}: no difference shown; {chosen}.")
 
 
+def standard_error(
+    metric: str, challenger: Outputs, baseline: Outputs, *, resamples: int = 500, seed: int = 0
+) -> tuple[float, float]:
+    """The difference of two runs on the same examples, and its standard error over draws of examples.
+
+    Args:
+        metric: A name of `autopeft.spec.METRICS`.
+        challenger: Outputs of one run.
+        baseline: Outputs of one run on the same examples.
+        resamples: Bootstrap resamples, for metrics that are no mean over examples.
+        seed: Of the resamples.
+
+    Raises:
+        ValueError: Examples that differ, or outputs that the metric cannot use.
+    """
+    _check_runs(metric, [challenger, baseline], LEVEL)
+    scores = _scores(metric, [challenger, baseline])
+    variance = _example_variance(metric, [challenger], [baseline], resamples, seed)
+    return float(scores[0] - scores[1]), variance**0.5
+
+
 def paired_flips(challenger: Outputs, baseline: Outputs, metric: str = "accuracy") -> tuple[int, int, float]:
     """How many examples one run gets right that the other gets wrong.
 
@@ -196,7 +219,7 @@ def paired_flips(challenger: Outputs, baseline: Outputs, metric: str = "accuracy
 
     if metric not in _BINARY:
         raise ValueError(f"only {' and '.join(_BINARY)} are right or wrong on an example, not {metric}")
-    _check_runs(metric, [challenger, baseline], 0.95)
+    _check_runs(metric, [challenger, baseline], LEVEL)
     change = _values(metric, challenger) - _values(metric, baseline)
     won, lost = int((change > 0).sum()), int((change < 0).sum())
     return won, lost, float(binomtest(won, won + lost).pvalue) if won + lost else 1.0

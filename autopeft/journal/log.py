@@ -67,7 +67,7 @@ class TrialLog:
         id: Its id.
         hash: Hash of its configuration.
         arm: ``baseline``, ``space`` or ``incumbent``.
-        purpose: ``explore`` or ``confirm``.
+        purpose: ``explore``, ``simplify`` or ``confirm``.
         seed: Its seed.
         index: Its number among the proposals of its arm.
         slot: The worker that it started on.
@@ -158,6 +158,8 @@ class SearchLog:
         trials: Trial id -> trial, in the order in which they started.
         configurations: Configuration hash -> configuration.
         rejected: Data of the proposals that were never trained.
+        simplify: Data of the latest ``simplify``: which parts of the challenger are put to the test; None where none.
+        simplified: What came of it, or None.
         finalists: Data of the latest ``finalists``, or None.
         verdict: Data of the latest ``verdict``, or None.
         test_opened: Data of every ``test_opened``: how often the test rows were read for a decision taken.
@@ -180,6 +182,8 @@ class SearchLog:
     trials: dict[str, TrialLog] = field(default_factory=dict)
     configurations: dict[str, ConfigurationLog] = field(default_factory=dict)
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    simplify: dict[str, Any] | None = None
+    simplified: dict[str, Any] | None = None
     finalists: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = None
     test_opened: list[dict[str, Any]] = field(default_factory=list)
@@ -220,6 +224,10 @@ class SearchLog:
                 self.configurations.setdefault(data["hash"], _known(ConfigurationLog, data))
             case "rejected":
                 self.rejected.append(data)
+            case "simplify":
+                self.simplify, self.simplified = data, None
+            case "simplified":
+                self.simplified = data
             case "finalists":
                 self.finalists = data
             case "verdict":
@@ -240,6 +248,7 @@ class SearchLog:
                     # More budget opens a new generation: it explores on, and names its own finalists. Where they are
                     # the same, the test scores stand.
                     self.finalists, self.verdict, self.opened = None, None, False
+                    self.simplify, self.simplified = None, None
             case "finished":
                 self.finished = data
             case _:

@@ -73,6 +73,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "decision": ("trial", "rung", "action", "reason"),
     "retried": ("trial", "reason", "attempt", "seconds"),
     "trial_ended": ("trial", "status", "reason", "detail", "seconds", "measured"),
+    "simplify": ("challenger", "drops"),
+    "simplified": ("challenger", "takes", "dropped", "differences"),
     "finalists": ("baseline", "challenger", "seeds", "rows", "rung", "predicted_bytes"),
     "verdict": ("name", "difference", "low", "high", "takes", "reason", "seeds", "margin"),
     "test_opened": ("winner_sha256", "test_hash", "rows"),

@@ -4,6 +4,7 @@ What happens next follows from the journal alone, so that a search which is take
 
     probe     which head, how good the untouched base is, how fast the workers are
     explore   both arms climb the rungs
+    simplify  parts of the challenger that do not earn their place go, where there is time
     confirm   the best of each arm is trained again with fresh seeds
     test      the test rows are read once
     done
@@ -19,12 +20,12 @@ from typing import Literal
 from autopeft.executors import Done, Event, Lost, Progressed, Wait
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
-from autopeft.search.phases import Confirm, Explore, ProbePhase, TestPhase, Trainer
+from autopeft.search.phases import Confirm, Explore, ProbePhase, Simplify, TestPhase, Trainer
 from autopeft.search.phases.train import ATTEMPTS
 from autopeft.search.state import Field, Rules, State
 from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
 
-PhaseName = Literal["probe", "explore", "confirm", "test", "done"]
+PhaseName = Literal["probe", "explore", "simplify", "confirm", "test", "done"]
 
 
 class Controller:
@@ -55,7 +56,8 @@ class Controller:
         self._stopping = False
         self._trainer = Trainer(self.state)
         self._probe = ProbePhase(self.state)
-        self._explore = Explore(self.state, self._trainer)
+        self._simplify = Simplify(self.state, self._trainer)
+        self._explore = Explore(self.state, self._trainer, self._simplify)
         self._confirm = Confirm(self.state, self._trainer)
         self._test = TestPhase(self.state)
         self._losses: dict[str, int] = {}
@@ -71,7 +73,7 @@ class Controller:
         if not self.state.divided:
             return "probe"
         if log.finalists is None:
-            return "explore"
+            return "explore" if log.simplify is None else "simplify"
         if log.verdict is None:
             return "confirm"
         return "test" if self._test.left() else "done"
@@ -123,6 +125,8 @@ class Controller:
                     answer = self._probe.next(slot)
                 case "explore":
                     answer = self._explore.next(slot)
+                case "simplify":
+                    answer = self._simplify.next(slot)
                 case "confirm":
                     answer = self._confirm.next(slot)
                 case "test":

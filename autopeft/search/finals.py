@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from autopeft.data.encoded import Array
-from autopeft.evidence.bootstrap import Interval, Verdict, compare, interval
+from autopeft.evidence.bootstrap import LEVEL, Interval, Verdict, compare, interval
+from autopeft.evidence.selection import optimism
 from autopeft.journal import TrialLog
 from autopeft.search.division import FINALIST_SEEDS, MIN_RUNG_ROWS, Division
 from autopeft.search.ledger import Ledger
@@ -19,6 +20,9 @@ from autopeft.trial.checkpoint import read_arrays
 Role = Literal["baseline", "challenger"]
 ROLES: dict[ArmName, Role] = {"baseline": "baseline", "space": "challenger"}
 """Arm -> what its finalist is called."""
+EARLY_LEVEL = 0.99
+"""Confidence at which a verdict may end the race of seeds early: a look after every seed at `LEVEL` would err twice as
+often (``benchmarks/verdict_error_rate.py``, column ``until``)."""
 ARMS: dict[Role, ArmName] = {role: arm for arm, role in ROLES.items()}
 
 
@@ -39,21 +43,23 @@ class Finals:
     def candidates(self) -> dict[Role, TrialLog]:
         """Role -> the arm's best trial: the best score among those that went furthest.
 
-        With a margin, the challenger is the smallest that seems to keep it.
+        With a margin, the challenger is the smallest that seems to keep it. Where parts of it did not earn their place
+        (`autopeft.search.phases.simplify`), it is what is left without them.
         """
+        found, simplified = self.explored(), self._ledger.log.simplified
+        if simplified is None or simplified["takes"] == simplified["challenger"]:
+            return found
+        runs = self._ledger.log.of_configuration(simplified["takes"], "simplify")
+        return {**found, "challenger": runs[-1]}
+
+    def explored(self) -> dict[Role, TrialLog]:
+        """Role -> the best trial of the arm's exploration, as `candidates` says."""
         log = self._ledger.log
         metric = log.rung_metric
         found: dict[Role, TrialLog] = {}
         tried: dict[Role, list[TrialLog]] = {}
         for arm in self._arms:
-            trials = [
-                trial
-                for trial in log.trials.values()
-                if trial.arm == arm
-                and trial.purpose == "explore"
-                and trial.rungs
-                and trial.status not in ("failed", "infeasible")
-            ]
+            trials = self._tried(arm)
             if trials:
                 # Of equal scores, the smaller adapter.
                 found[ROLES[arm]] = max(
@@ -68,6 +74,11 @@ class Finals:
         if self.margin is not None and len(found) == 2:
             found["challenger"] = self._smallest(found, tried["challenger"])
         return found
+
+    def _tried(self, arm: ArmName) -> list[TrialLog]:
+        """The arm's trials of the exploration that reached a rung."""
+        trials = [t for t in self._ledger.log.trials.values() if t.arm == arm and t.purpose == "explore" and t.rungs]
+        return [trial for trial in trials if trial.status not in ("failed", "infeasible")]
 
     @property
     def margin(self) -> float | None:
@@ -174,6 +185,14 @@ class Finals:
         """The score of one configuration's runs, with its interval over seeds and examples."""
         return interval(metric, [self.outputs(run) for run in runs])
 
+    def optimism(self, role: Role, metric: str) -> float:
+        """What choosing the arm's best among those that went furthest adds to its score (`evidence.optimism`)."""
+        tried = self._tried(ARMS[role])
+        top = max((trial.rungs[-1].rung for trial in tried), default=-1)
+        outputs = [self.outputs(trial) for trial in tried if trial.rungs[-1].rung == top and trial.rungs[-1].outputs]
+        rows = max((evaluated_rows(each) for each in outputs), default=0)
+        return optimism(metric, [each for each in outputs if evaluated_rows(each) == rows])
+
     def decide(self) -> None:
         """Journal the verdict."""
         verdict, seeds = self._compare()
@@ -208,7 +227,7 @@ class Finals:
             raise ValueError("there is no verdict yet")
         return self.best_runs()["challenger" if verdict["takes"] == "challenger" else "baseline"]
 
-    def _compare(self) -> tuple[Verdict, int]:
+    def _compare(self, level: float = LEVEL) -> tuple[Verdict, int]:
         log = self._ledger.log
         runs = {role: self.evidence(role) for role in ROLES.values()}
         present = [role for role, of_role in runs.items() if of_role]
@@ -228,6 +247,7 @@ class Finals:
             outputs["baseline"],
             sizes=(sizes["challenger"], sizes["baseline"]),
             margin=self.margin,
+            level=level,
         )
         return verdict, min(len(self.runs(role)) for role in present)
 
@@ -236,7 +256,7 @@ class Finals:
         counts = [len(self.runs(role)) for role in ROLES.values() if self._named().get(role)]
         if len(counts) < 2 or min(counts) < 2:
             return False
-        return self._compare()[0].name in ("better", "within", "worse")
+        return self._compare(EARLY_LEVEL)[0].name in ("better", "within", "worse")
 
     def _metric(self) -> str:
         log = self._ledger.log

@@ -20,10 +20,10 @@ from autopeft.data.encoded import EncodedData, EncodedSplit
 from autopeft.data.plan import TextPlan
 from autopeft.data.read import RawData
 from autopeft.errors import NothingFeasible
-from autopeft.evidence import bounds
+from autopeft.evidence import LEVEL, bounds
 from autopeft.inspect import module_map
 from autopeft.search.arms import Arm
-from autopeft.search.division import Speed
+from autopeft.search.division import FINALIST_SEEDS, SEEDS, Speed
 from autopeft.search.incumbent import weights_of
 from autopeft.search.state import Field
 from autopeft.space import bind
@@ -298,6 +298,9 @@ class Prepared:
             "procedure": {
                 "evidence": self.spec.evidence,
                 "margin": self.margin,
+                "level": LEVEL,
+                "seeds": list(FINALIST_SEEDS[: SEEDS[self.spec.evidence]]),
+                "further_seeds": list(FINALIST_SEEDS[SEEDS[self.spec.evidence] :]),
                 "strategy": dict(self.strategy),
                 "baseline": BASELINE_SPACE,
             },

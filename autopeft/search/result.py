@@ -178,6 +178,7 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
     adapter = best.rungs[-1].adapter
     about = describe(Path(ledger.journal.folder) / adapter) if adapter else {}
     interval = finals.interval_of(runs, metric)
+    optimism = finals.optimism(role, metric)
     tested = log.tests.get(role)
     return {
         "configuration": dict(known.configuration),
@@ -192,6 +193,8 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
             "low": interval.low,
             "high": interval.high,
             "seeds": interval.seeds,
+            "optimism": optimism,
+            "corrected": interval.mean - optimism,
         },
         "test": dict(tested["metrics"]) if tested and tested["metrics"] else None,
         "adapter_path": adapter,

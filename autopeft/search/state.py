@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from autopeft.cost.time import StepCosts
 from autopeft.errors import AutopeftError
 from autopeft.search.arms import Arm
-from autopeft.search.division import Division, Speed
-from autopeft.search.finals import Finals
+from autopeft.search.division import FINALIST_SEEDS, Division, Speed
+from autopeft.search.finals import Finals, makespan
 from autopeft.search.ledger import Ledger
 from autopeft.space.configuration import Configuration
 from autopeft.space.execution import Execution
@@ -19,6 +19,8 @@ from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Evaluate, Job, Train
 from autopeft.trial.setup import Progress
 
+CAUTION = 1.3
+"""So many times what is expected is kept for the finalists."""
 PATIENCE, GRACE_SECONDS, SHORTEST_LIMIT = 5.0, 30.0, 5.0
 """A job may take so many times what is expected, plus so many seconds; a limit is never shorter than so many."""
 
@@ -143,6 +145,25 @@ class State:
     def finals(self) -> Finals:
         """Everything about finalists."""
         return Finals(self.ledger, self.division, tuple(self.field.arms))
+
+    def explore_until(self) -> float | None:
+        """Seconds used at which exploring ends: later than planned where the finalists cannot use all their time."""
+        division = self.division
+        if division.explore_until is None or division.confirm_until is None:
+            return None
+        hashes = [trial.hash for trial in self.finals.explored().values()]
+        if len(hashes) < len(self.field.arms):
+            return division.explore_until
+        runs = [self.seconds(hash, division.final_rows, final=True) for hash in hashes] * len(FINALIST_SEEDS)
+        return max(division.explore_until, division.confirm_until - CAUTION * makespan(runs, self.slots))
+
+    def name_finalists(self) -> None:
+        """Journal the finalists."""
+        self.finals.name(
+            seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
+            rungs=len(self.division.rungs),
+            predict=self.predicted_bytes,
+        )
 
     def configuration(self, hash: str) -> Configuration:
         """A configuration by its hash."""

@@ -9,7 +9,7 @@ from autopeft.space.configuration import Configuration
 from autopeft.space.execution import PLAIN, Execution
 
 Arm = Literal["baseline", "space", "incumbent"]
-Purpose = Literal["explore", "confirm"]
+Purpose = Literal["explore", "simplify", "confirm"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors import Wait
 from autopeft.journal import TrialLog
 from autopeft.search.arms import Arm
-from autopeft.search.division import EXPLORE_SHARE, FINALIST_SEEDS
-from autopeft.search.finals import makespan
+from autopeft.search.division import EXPLORE_SHARE
+from autopeft.search.phases.simplify import Simplify
 from autopeft.search.phases.train import Trainer
 from autopeft.search.state import State
 from autopeft.space.execution import PLAIN
@@ -15,19 +15,18 @@ from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Train
 
 HOPELESS_TRIALS = 3
-CAUTION = 1.3
-"""So many times what is expected is kept for the finalists."""
 
 
 class Explore:
-    """Ends when the finalists are named. Final."""
+    """Ends when the finalists are named, or the challenger's parts are put to the test. Final."""
 
-    def __init__(self, state: State, trainer: Trainer) -> None:
+    def __init__(self, state: State, trainer: Trainer, simplify: Simplify) -> None:
         self._state = state
         self._trainer = trainer
+        self._simplify = simplify
 
     def next(self, slot: int) -> Train | Wait | None:
-        """A trial that goes on, a promoted one, or a new one; None when the finalists have just been named."""
+        """A trial that goes on, a promoted one, or a new one; None when that has just been written."""
         state = self._state
         if not self._over():
             trial = self._held(slot) or self._promoted()
@@ -105,15 +104,9 @@ class Explore:
         return None
 
     def _until(self) -> float | None:
-        """Seconds used at which exploration ends: later than planned where the finalists cannot use all their time."""
-        state, division = self._state, self._state.division
-        if division.explore_until is None or division.confirm_until is None:
-            return None
-        hashes = [trial.hash for trial in state.finals.candidates().values()]
-        if len(hashes) < len(state.field.arms):
-            return division.explore_until
-        runs = [state.seconds(hash, division.final_rows, final=True) for hash in hashes] * len(FINALIST_SEEDS)
-        return max(division.explore_until, division.confirm_until - CAUTION * makespan(runs, state.slots))
+        """Seconds used at which exploration ends: earlier where the challenger's parts can be put to the test."""
+        until = self._state.explore_until()
+        return None if until is None else until - self._simplify.reserve()
 
     def _over(self) -> bool:
         """Whether the time for exploring is used, and every arm has had at least one trial."""
@@ -156,7 +149,7 @@ class Explore:
         return in_time and state.affords(seconds, EXPLORE_SHARE)
 
     def _close(self) -> None:
-        """Nothing more fits: end what is open, and name the finalists.
+        """Nothing more fits: end what is open, and name the finalists or put the challenger's parts to the test.
 
         Raises:
             NothingFeasible: Everything tried broke the memory limit.
@@ -170,11 +163,8 @@ class Explore:
                 state.ledger.write("trial_ended", trial=trial.id, status="stopped", reason=reason, detail=None)
         if not state.finals.candidates():
             self._fail()
-        state.finals.name(
-            seconds=lambda hash, rows: state.seconds(hash, rows, final=True),
-            rungs=len(state.division.rungs),
-            predict=state.predicted_bytes,
-        )
+        if not self._simplify.begin():
+            state.name_finalists()
 
     def _fail(self) -> None:
         """Say why nothing was trained: limits that nothing meets, or faults."""

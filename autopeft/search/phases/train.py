@@ -39,12 +39,12 @@ class Trainer:
         return self.go_on(log.trials[trial])
 
     def go_on(self, trial: TrialLog) -> Train:
-        """The job that takes a trial to its next rung; finalists run in one piece."""
-        state, confirm = self._state, trial.purpose == "confirm"
+        """The job that takes a trial to its next rung; what is no exploration runs in one piece."""
+        state, whole = self._state, trial.purpose != "explore"
         rungs = state.division.rungs
-        rung = len(rungs) - 1 if confirm else len(trial.rungs)
+        rung = len(rungs) - 1 if whole else len(trial.rungs)
         final = rung == len(rungs) - 1
-        rows_to = state.final_rows() if confirm else rungs[rung]
+        rows_to = state.final_rows() if trial.purpose == "confirm" else rungs[rung]
         state.held.pop(trial.id, None)
         return Train(
             trial=trial.id,
