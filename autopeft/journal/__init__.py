@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from autopeft.journal.describe import Description, describe
 from autopeft.journal.file import Journal, check_folder, in_use, read_journal
+from autopeft.journal.front import furthest, pareto
 from autopeft.journal.log import ConfigurationLog, DecisionLog, RungLog, SearchLog, TrialLog
 from autopeft.journal.record import FIELDS, SCHEMA, Record
 
@@ -24,6 +25,8 @@ __all__ = [
     "TrialLog",
     "check_folder",
     "describe",
+    "furthest",
     "in_use",
+    "pareto",
     "read_journal",
 ]

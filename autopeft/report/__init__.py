@@ -21,6 +21,8 @@ __all__ = ["Facts", "gather", "report", "summary"]
 def report(folder: str | os.PathLike[str]) -> str:
     """Write ``report.html`` into a run folder: one file that needs nothing else and no network.
 
+    The same drawings come as files of their own in ``charts``.
+
     Args:
         folder: The run folder, of a search that has ended, runs, or has died.
 
@@ -31,12 +33,14 @@ def report(folder: str | os.PathLike[str]) -> str:
         RunFolderError: The folder holds no run.
         DamagedFile: Its journal is damaged.
     """
+    from autopeft.report.gallery import write_charts
     from autopeft.report.page import page
 
-    path = Path(folder) / "report.html"
+    facts, path = _facts(folder), Path(folder) / "report.html"
     half = path.with_name("report.html.part")
-    half.write_text(page(_facts(folder)), encoding="utf-8")
+    half.write_text(page(facts), encoding="utf-8")
     half.replace(path)
+    write_charts(facts, Path(folder) / "charts")
     return str(path)
 
 

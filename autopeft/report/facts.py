@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from autopeft.journal import SearchLog, TrialLog, describe
 from autopeft.report.command import command
+from autopeft.report.figures import Figures, figures
 from autopeft.report.headline import headline
 
 State = Literal["running", "ended", "interrupted", "died"]
@@ -107,6 +108,7 @@ class Facts:
         sessions: How many processes worked on it.
         started: Wall-clock time of its start, or None.
         command: The command that repeats it, or None where data were given in memory.
+        figures: The numbers behind the figures.
     """
 
     state: State
@@ -129,6 +131,7 @@ class Facts:
     limits: Mapping[str, Any]
     header: Mapping[str, Any]
     plan: Mapping[str, Any]
+    figures: Figures
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     test_reads: int = 0
@@ -173,6 +176,7 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         limits=limits,
         header=log.header,
         plan=log.plan,
+        figures=figures(log),
         notes=(*map(str, task.get("notes") or ()), *log.notes),
         left_out=dict(log.header.get("space", {}).get("left_out") or {}),
         test_reads=len(log.test_opened),

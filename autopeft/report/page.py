@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from autopeft.report.charts import progress_chart, rate_chart
+from autopeft.report.drawing import ARM_LABELS
 from autopeft.report.facts import Contender, Facts, TrialRow
-from autopeft.report.style import SCRIPT, STYLE
+from autopeft.report.gallery import sections as drawings
+from autopeft.report.style import FIGURES, SCRIPT, STYLE
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
-ARM_LABELS = {"baseline": "tuned LoRA", "space": "the space", "incumbent": "in use today"}
 STATES = {
     "running": "running",
     "ended": "ended",
@@ -35,11 +35,7 @@ def page(facts: Facts) -> str:
     sections = [
         _answer(facts),
         _section("Comparison", _comparison(facts)),
-        _section(
-            "Progress",
-            progress_chart(facts.progress, facts.used, facts.rung_metric, ARM_LABELS),
-        ),
-        _section("Learning rates", rate_chart(facts.rates, facts.rung_metric, ARM_LABELS)),
+        *(_section(title, body) for title, body in drawings(facts)),
         _section("Trials", _trials(facts)),
         _section("What became of the others", _losses(facts)),
         _section("Budget", _budget(facts)),
@@ -51,7 +47,7 @@ def page(facts: Facts) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} – autopeft</title><style>{STYLE}</style></head><body><main>"  # noqa: RUF001
+        f"<title>{escape(title)} – autopeft</title><style>{FIGURES}{STYLE}</style></head><body><main>"  # noqa: RUF001
         f'<header><p class="quiet">autopeft</p><p class="name">{escape(title)}</p>'
         f'<p class="quiet">{escape(about)}</p></header>{"".join(sections)}</main>'
         f"<script>{SCRIPT}</script></body></html>\n"

@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
+FIGURES = """
+svg text{fill:var(--quiet);font-size:12px}
+.grid{stroke:var(--rule)}.line{fill:none;stroke-width:2}
+path.space{stroke:var(--space)}path.baseline{stroke:var(--baseline)}path.incumbent{stroke:var(--incumbent)}
+path.other{stroke:var(--other)}
+circle.space,i.space{fill:var(--space);background:var(--space)}
+circle.baseline,i.baseline{fill:var(--baseline);background:var(--baseline)}
+circle.incumbent,i.incumbent{fill:var(--incumbent);background:var(--incumbent)}
+circle.other,i.other{fill:var(--other);background:var(--other)}
+path.thin{stroke-width:1;opacity:.55}path.thick{stroke-width:3}path.dashed{stroke-dasharray:5 5;stroke-width:1}
+.ring{fill:none;stroke:var(--ink);stroke-width:1.5}.heat{fill:var(--baseline)}.cell{fill:var(--soft)}
+.cell.marked{stroke:var(--space);stroke-width:4}svg text.strong{fill:var(--paper)}
+circle.early{fill:var(--paper);stroke-width:2}circle.space.early{stroke:var(--space)}
+circle.baseline.early{stroke:var(--baseline)}circle.incumbent.early{stroke:var(--incumbent)}
+"""
+"""Of drawings, in the page and in files of their own."""
+
 STYLE = """
 :root{--ink:#1c2430;--quiet:#66707f;--paper:#fff;--soft:#f4f6f9;--rule:#dfe4ea;--space:#c2540a;--baseline:#2563a8;
 --incumbent:#6b4fa0;--other:#66707f;color-scheme:light dark}
@@ -30,22 +49,21 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;font-size:.9r
 dt{color:var(--quiet)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--soft);padding:12px;border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 ul{margin:4px 0;padding-left:20px;overflow-wrap:anywhere}
-svg{width:100%;max-width:760px;height:auto;display:block}svg text{fill:var(--quiet);font-size:12px}
-.grid{stroke:var(--rule)}.line{fill:none;stroke-width:2}
-path.space{stroke:var(--space)}path.baseline{stroke:var(--baseline)}path.incumbent{stroke:var(--incumbent)}
-path.other{stroke:var(--other)}
-circle.space,i.space{fill:var(--space);background:var(--space)}
-circle.baseline,i.baseline{fill:var(--baseline);background:var(--baseline)}
-circle.incumbent,i.incumbent{fill:var(--incumbent);background:var(--incumbent)}
-circle.other,i.other{fill:var(--other);background:var(--other)}
-circle.early{fill:var(--paper);stroke-width:2}circle.space.early{stroke:var(--space)}
-circle.baseline.early{stroke:var(--baseline)}circle.incumbent.early{stroke:var(--incumbent)}
+svg{width:100%;max-width:760px;height:auto;display:block}
 .legend{font-size:.85rem;color:var(--quiet);margin:4px 0}.key{margin-right:16px}
 .key i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:6px}
 @media(max-width:560px){main{padding:16px 12px 48px}h1{font-size:1.3rem}.answer{padding:14px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}svg text{font-size:17px}svg .upright{display:none}}
 @media print{.wide{overflow:visible}}
 """
+LIGHT = dict(re.findall(r"--(\w+):(#\w+)", STYLE.split("@media")[0]))
+
+
+def figure_style() -> str:
+    """The rules of drawings with the colours filled in: what reads SVG files may not know variables."""
+    plain = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], FIGURES)
+    return f"text{{font-family:system-ui,sans-serif}}.title{{font-weight:600}}{plain}"
+
 
 SCRIPT = """
 for (const table of document.querySelectorAll('table.sortable')) {

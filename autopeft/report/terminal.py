@@ -96,6 +96,8 @@ def _lines(facts: Facts) -> list[str]:
     if total > 0:
         shares = sorted(facts.busy.items(), key=lambda item: -item[1])
         lines.append("busy:   " + ", ".join(f"{seconds / total:.0%} {outcome}" for outcome, seconds in shares))
+    if facts.figures.rates.curves:
+        lines.append(f"LoRA:   {facts.figures.rates.sentence()}")
     if facts.test_reads > 1:
         lines.append(f"test:   opened {facts.test_reads} times")
     return lines

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.compose.store import describe
-from autopeft.journal import SearchLog
+from autopeft.journal import SearchLog, pareto
 from autopeft.journal.log import ConfigurationLog
 from autopeft.search.division import Division
 from autopeft.search.finals import Finals, Role
@@ -234,32 +234,6 @@ def _reference(log: SearchLog) -> dict[str, Any] | None:
         return None
     name = "frozen base" if probe["head"] == "lm" else "linear probe"
     return {"name": name, "validation": probe["score"], "heads": dict(probe["scores"])}
-
-
-def pareto(log: SearchLog) -> list[dict[str, Any]]:
-    """Configurations that no other beats in both score and adapter parameters, among those that went furthest."""
-    metric = log.rung_metric
-    reached = [t for t in log.trials.values() if t.rungs and t.status not in ("failed", "infeasible")]
-    top = max((t.rungs[-1].rung for t in reached), default=-1)
-    scores: dict[str, list[float]] = {}
-    for trial in reached:
-        if trial.rungs[-1].rung == top:
-            scores.setdefault(trial.hash, []).append(trial.rungs[-1].metrics[metric])
-    points: list[dict[str, Any]] = [
-        {
-            "hash": hash,
-            "adapter_params": log.configurations[hash].adapter_params,
-            "score": sum(values) / len(values),
-            "runs": len(values),
-        }
-        for hash, values in scores.items()
-    ]
-    points.sort(key=lambda point: (point["adapter_params"], -point["score"]))
-    front: list[dict[str, Any]] = []
-    for point in points:
-        if not front or point["score"] > front[-1]["score"]:
-            front.append(point)
-    return front
 
 
 def place_winner(folder: Path, values: Mapping[str, Any]) -> None:

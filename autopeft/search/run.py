@@ -226,7 +226,7 @@ class _Session:
         write_json(self._folder / "result.json", values)
         report(self._folder)
         if self._tracker is not None:
-            files = [self._folder / "result.json", self._folder / "report.html"]
+            files = [self._folder / "result.json", self._folder / "report.html", self._folder / "charts"]
             if values["winner"] is not None:
                 files.append(self._folder / "winner")
             missing = self._tracker.close(files, wait=FINISH_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
@@ -89,6 +90,12 @@ class SpaceValues:
             return Rate(self.published_rate, self.published_rate, self.published_rate)
         own = dict(self.rates).get(method)
         return METHODS[method].rate if own is None else Rate(*own)
+
+    def rate_range(self, method: str) -> Range:
+        """The lowest and the highest learning rate that a method can get in this space."""
+        rate = self.rate(method)
+        low, high = (0.0, 0.0) if self.faithful else self.rate_offset
+        return max(rate.default * math.exp(low), rate.low), min(rate.default * math.exp(high), rate.high)
 
     def legal_sizes(self, method: str) -> tuple[int, ...] | None:
         """The sizes that the space allows a method, or None for the table's."""

@@ -1,0 +1,136 @@
+"""Score against what a configuration costs, and which configurations are worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autopeft.journal import SearchLog, describe, furthest
+from autopeft.report.drawing import RIGHT, WIDTH, Drawing, arm_keys, colour, dot, frame, log_axis, score_axis, steps
+from autopeft.spec.amounts import format_bytes, format_count
+
+ROLES = {"baseline": "tuned LoRA", "challenger": "best of the space"}
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """A configuration that went furthest.
+
+    Attributes:
+        hash: Its hash.
+        arm: The arm that proposed it.
+        methods: Its method mix.
+        adapter_params: Its adapter parameters.
+        bytes: Its memory, or None.
+        score: Mean score over its runs.
+        runs: How many these are.
+        role: Which finalist it is, or None.
+    """
+
+    hash: str
+    arm: str
+    methods: str
+    adapter_params: int
+    bytes: int | None
+    score: float
+    runs: int
+    role: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fronts:
+    """All configurations that went furthest.
+
+    Attributes:
+        points: Those, the smallest first.
+        measured: Whether their memory was measured; else it was predicted.
+    """
+
+    points: tuple[Worth, ...]
+    measured: bool
+
+    def by(self, cost: str) -> list[Worth]:
+        """Those that no other beats in both score and cost, the cheapest first.
+
+        Args:
+            cost: ``adapter_params`` or ``bytes``; points without it are left out.
+        """
+        known = [point for point in self.points if getattr(point, cost)]
+        front: list[Worth] = []
+        for point in sorted(known, key=lambda point: (getattr(point, cost), -point.score)):
+            if not front or point.score > front[-1].score:
+                front.append(point)
+        return front
+
+
+def fronts(log: SearchLog) -> Fronts:
+    """The configurations that reached the highest rung, with size and memory."""
+    reached: list[dict[str, Any]] = furthest(log)
+    peaks = {
+        point["hash"]: max((t.peak_bytes for t in log.of_configuration(point["hash"]) if t.peak_bytes), default=None)
+        for point in reached
+    }
+    measured = any(peaks.values())
+    roles = {hash: role for role in ROLES if (hash := (log.finalists or {}).get(role))}
+    points = []
+    for point in reached:
+        known = log.configurations[point["hash"]]
+        points.append(
+            Worth(
+                hash=known.hash,
+                arm=known.arm,
+                methods=describe(known.configuration).methods,
+                adapter_params=known.adapter_params,
+                bytes=peaks[known.hash] if measured else known.predicted_bytes,
+                score=point["score"],
+                runs=point["runs"],
+                role=roles.get(known.hash),
+            )
+        )
+    return Fronts(tuple(points), measured)
+
+
+def front_drawing(found: Fronts, cost: str, metric: str) -> Drawing:
+    """Dots for all, a stepped line for the front, rings for the finalists.
+
+    Args:
+        found: The configurations.
+        cost: ``adapter_params`` or ``bytes``.
+        metric: Name of the score.
+    """
+    points = [point for point in found.points if getattr(point, cost)]
+    memory = cost == "bytes"
+    if not points:
+        return Drawing("", (), empty="No memory is known." if memory else "No trial has reached a rung yet.")
+    horizontal = log_axis([getattr(point, cost) for point in points], 1.1 if memory else 1.5)
+    vertical = score_axis([point.score for point in points])
+    name = f"memory to train, {'measured' if found.measured else 'predicted'}" if memory else "adapter parameters"
+    spell: Callable[[float], str] = format_bytes if memory else format_count
+    front = found.by(cost)
+    drawn = [
+        frame(horizontal, vertical, name, metric, spell),
+        steps([(horizontal.place(getattr(p, cost)), vertical.place(p.score)) for p in front], WIDTH - RIGHT, "other"),
+    ]
+    for point in points:
+        x, y = horizontal.place(getattr(point, cost)), vertical.place(point.score)
+        runs = f"{point.runs} runs" if point.runs > 1 else "1 run"
+        role = f", finalist: {ROLES[point.role]}" if point.role else ""
+        title = f"{point.methods}: {point.score:.4f} ({runs}) with {spell(getattr(point, cost))}{role}"
+        if point.role:
+            drawn.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>')
+        drawn.append(dot(x, y, colour(point.arm), title))
+    return Drawing(f"{metric} against {name}", drawn, _keys(points), _note(points))
+
+
+def _keys(points: Sequence[Worth]) -> tuple[tuple[str, str], ...]:
+    return (*arm_keys(point.arm for point in points), ("other", "nothing smaller scores as high"))
+
+
+def _note(points: Sequence[Worth]) -> str:
+    if not any(point.role for point in points):
+        return "One run each: the best of them were partly lucky."
+    return (
+        "Ringed: the finalists, with the mean of all their runs. The others ran once, so the best of them were partly "
+        "lucky."
+    )

@@ -1,0 +1,67 @@
+"""All drawings of a report by name: for the page, and as files of their own."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from autopeft.report.charts import progress_chart, rate_chart
+from autopeft.report.drawing import ARM_LABELS, Drawing
+from autopeft.report.facts import Facts
+from autopeft.report.figures.curves import curves_drawing
+from autopeft.report.figures.forecast import forecast_drawing
+from autopeft.report.figures.front import front_drawing
+from autopeft.report.figures.importance import importance_drawing
+from autopeft.report.figures.places import places_drawing
+from autopeft.report.figures.rates import rates_drawing
+
+
+def gallery(facts: Facts) -> dict[str, Drawing]:
+    """Name -> drawing, in the order of the page. Those without data say so."""
+    metric, found = facts.rung_metric, facts.figures
+    return {
+        "progress": progress_chart(facts.progress, facts.used, metric, ARM_LABELS),
+        "lora-learning-rate": rates_drawing(found.rates, metric),
+        "pareto-parameters": front_drawing(found.fronts, "adapter_params", metric),
+        "pareto-memory": front_drawing(found.fronts, "bytes", metric),
+        "layers-and-methods": places_drawing(found.places),
+        "importance": importance_drawing(found.importance),
+        "learning-curves": curves_drawing(found.curves, metric),
+        "learning-rates": rate_chart(facts.rates, metric, ARM_LABELS),
+        "memory-predicted": forecast_drawing(found.forecast),
+    }
+
+
+def write_charts(facts: Facts, folder: Path) -> None:
+    """Write every drawing that has data as an SVG file; others of an earlier session go."""
+    folder.mkdir(exist_ok=True)
+    for name, drawing in gallery(facts).items():
+        target = folder / f"{name}.svg"
+        if drawing.empty:
+            target.unlink(missing_ok=True)
+            continue
+        half = folder / f".{name}.part"
+        half.write_text(drawing.svg(), encoding="utf-8")
+        half.replace(target)
+
+
+def sections(facts: Facts) -> list[tuple[str, str]]:
+    """`(title, HTML)` of the sections that are drawings."""
+    drawn, found = gallery(facts), facts.figures
+    size = drawn["pareto-parameters"].html()
+    memory = drawn["pareto-memory"].html() if found.fronts.by("bytes") else ""
+    return [
+        ("Progress", drawn["progress"].html()),
+        ("LoRA's learning rate", _said(found.rates.sentence(), drawn["lora-learning-rate"])),
+        ("Score against size and memory", size + memory),
+        ("Which methods, in which blocks", drawn["layers-and-methods"].html()),
+        ("What mattered", _said(found.importance.sentence(), drawn["importance"])),
+        ("Learning curves", drawn["learning-curves"].html()),
+        ("Learning rates of all methods", drawn["learning-rates"].html()),
+        ("Predicted and measured", _said(found.forecast.sentences(), drawn["memory-predicted"])),
+    ]
+
+
+def _said(sentence: str, drawing: Drawing) -> str:
+    """A sentence and its drawing; only the sentence where there is nothing to draw."""
+    return drawing.html() if drawing.empty else f"<p>{escape(sentence)}</p>{drawing.html()}"
