@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from autopeft.report.drawing import LEFT, RIGHT, WIDTH, Axis, Drawing, Points, colour, frame, score_axis
+from autopeft.report.drawing import LEFT, RIGHT, WIDTH, Axis, Drawing, Points, below, colour, frame, score_axis
 
 __all__ = ["Axis", "progress_chart", "rate_chart"]
 
@@ -26,12 +26,12 @@ def progress_chart(curves: Mapping[str, Points], until: float, metric: str, labe
         return EMPTY
     unit, name = (60.0, "minutes") if until >= 180 else (1.0, "seconds")
     horizontal = Axis(0.0, max(until, 1.0) / unit, LEFT, WIDTH - RIGHT)
-    vertical = score_axis(scores)
+    vertical = score_axis(scores, clip=True)
     drawn = [frame(horizontal, vertical, f"{name} used", f"best {metric}")]
     for arm, curve in curves.items():
         path, last = "", 0.0
         for seconds, score in curve:
-            x, y = horizontal.place(seconds / unit), vertical.place(score)
+            x, y = horizontal.place(seconds / unit), vertical.clipped(score)
             path += f"M{x:.1f} {y:.1f}" if not path else f"H{x:.1f}V{y:.1f}"
             drawn.append(
                 f'<circle class="{colour(arm)}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
@@ -42,7 +42,7 @@ def progress_chart(curves: Mapping[str, Points], until: float, metric: str, labe
             path += f"H{horizontal.place(until / unit):.1f}"
         drawn.append(f'<path class="line {colour(arm)}" d="{path}"/>')
     keys = tuple((colour(arm), labels.get(arm, arm)) for arm in curves)
-    return Drawing(f"Best {metric} so far against {name} used", drawn, keys)
+    return Drawing(f"Best {metric} so far against {name} used", drawn, keys, note=below(vertical).strip())
 
 
 def rate_chart(
@@ -59,15 +59,15 @@ def rate_chart(
         return EMPTY
     rates = [rate for _, _, rate, _, _ in points]
     horizontal = Axis(min(rates) / 1.5, max(rates) * 1.5, LEFT, WIDTH - RIGHT, log=True)
-    vertical = score_axis([score for _, _, _, score, _ in points])
+    vertical = score_axis([score for _, _, _, score, _ in points], clip=True)
     drawn = [frame(horizontal, vertical, "learning rate of the first method", f"last {metric}")]
     for arm, methods, rate, score, full in points:
         hollow = "" if full else " early"
         drawn.append(
             f'<circle class="{colour(arm)}{hollow}" cx="{horizontal.place(rate):.1f}" '
-            f'cy="{vertical.place(score):.1f}" r="5"><title>{escape(methods)}: {score:.4f} at {rate:.2g}'
+            f'cy="{vertical.clipped(score):.1f}" r="5"><title>{escape(methods)}: {score:.4f} at {rate:.2g}'
             f"{'' if full else ', stopped early'}</title></circle>"
         )
     arms = dict.fromkeys(arm for arm, *_ in points)
     keys = tuple((colour(arm), labels.get(arm, arm)) for arm in arms)
-    return Drawing(f"{metric} against learning rate", drawn, keys, note="Hollow: stopped early.")
+    return Drawing(f"{metric} against learning rate", drawn, keys, note="Hollow: stopped early." + below(vertical))

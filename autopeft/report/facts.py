@@ -109,6 +109,8 @@ class Facts:
         started: Wall-clock time of its start, or None.
         command: The command that repeats it, or None where data were given in memory.
         figures: The numbers behind the figures.
+        verdict: Data of the latest ``verdict``, or None.
+        adapter: The folder of the winner's adapter, relative to the run folder, or None.
     """
 
     state: State
@@ -138,6 +140,8 @@ class Facts:
     sessions: int = 1
     started: str | None = None
     command: str | None = None
+    verdict: Mapping[str, Any] | None = None
+    adapter: str | None = None
 
 
 def gather(log: SearchLog, running: bool = False) -> Facts:
@@ -184,6 +188,8 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         started=log.started,
         # Under the limits of the latest session.
         command=command({**spec, "budget": budget}),
+        verdict=log.verdict,
+        adapter=(((log.finished or {}).get("result") or {}).get("winner") or {}).get("adapter_path"),
     )
 
 

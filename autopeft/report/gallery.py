@@ -53,7 +53,10 @@ def sections(facts: Facts) -> list[tuple[str, str]]:
     return [
         ("Progress", drawn["progress"].html()),
         ("LoRA's learning rate", _said(found.rates.sentence(), drawn["lora-learning-rate"])),
-        ("Score against size and memory", size + memory),
+        (
+            "Score against size and memory",
+            f'<div class="pair"><div>{size}</div><div>{memory}</div></div>' if memory else size,
+        ),
         ("Which methods, in which blocks", drawn["layers-and-methods"].html()),
         ("What mattered", _said(found.importance.sentence(), drawn["importance"])),
         ("Learning curves", drawn["learning-curves"].html()),

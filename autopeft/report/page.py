@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from autopeft.report.answer import difference, next_step
 from autopeft.report.drawing import ARM_LABELS
 from autopeft.report.facts import Contender, Facts, TrialRow
 from autopeft.report.gallery import sections as drawings
@@ -56,9 +57,9 @@ def page(facts: Facts) -> str:
 
 def _answer(facts: Facts) -> str:
     taken = next((contender for contender in facts.contenders if contender.taken), None)
-    boxes: list[tuple[str, str, str]] = []
+    boxes: list[tuple[str, str, str]] = difference(facts)
     if taken is not None:
-        boxes = [
+        boxes += [
             (f"{facts.metric} on validation", _number(taken.validation), _interval(taken)),
             (f"{facts.metric} on test", _number(taken.test), _reads(facts)),
             ("adapter parameters", _count(taken.adapter_params), _share(taken.share, " of the base")),
@@ -73,7 +74,8 @@ def _answer(facts: Facts) -> str:
     )
     detail = f"<p>{escape(facts.detail)}</p>" if facts.detail else ""
     return (
-        f'<section class="answer"><h1>{escape(facts.headline)}</h1>{detail}<div class="boxes">{cells}</div></section>'
+        f'<section class="answer"><h1>{escape(facts.headline)}</h1>{detail}<div class="boxes">{cells}</div>'
+        f"{next_step(facts)}</section>"
     )
 
 

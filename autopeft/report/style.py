@@ -15,7 +15,7 @@ circle.incumbent,i.incumbent{fill:var(--incumbent);background:var(--incumbent)}
 circle.other,i.other{fill:var(--other);background:var(--other)}
 path.thin{stroke-width:1;opacity:.55}path.thick{stroke-width:3}path.dashed{stroke-dasharray:5 5;stroke-width:1}
 .ring{fill:none;stroke:var(--ink);stroke-width:1.5}.heat{fill:var(--baseline)}.cell{fill:var(--soft)}
-.cell.marked{stroke:var(--space);stroke-width:4}svg text.strong{fill:var(--paper)}
+.cell.marked{stroke:var(--space);stroke-width:4}svg text.strong{fill:var(--paper)}svg text.inked{fill:var(--ink)}
 circle.early{fill:var(--paper);stroke-width:2}circle.space.early{stroke:var(--space)}
 circle.baseline.early{stroke:var(--baseline)}circle.incumbent.early{stroke:var(--incumbent)}
 """
@@ -34,6 +34,7 @@ h1{font-size:1.7rem;line-height:1.25;margin:0 0 8px;overflow-wrap:anywhere}
 h2{font-size:1.15rem;margin:40px 0 8px;padding-bottom:4px;border-bottom:1px solid var(--rule)}
 h3{font-size:1rem;margin:20px 0 4px}
 .answer{background:var(--soft);border-radius:8px;padding:20px;margin-top:16px}.answer p{margin:0 0 12px}
+.next code{overflow-wrap:anywhere}.answer .next{margin:16px 0 0}
 .boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
 .boxes div{display:flex;flex-direction:column}.boxes b{font-size:1.35rem;font-variant-numeric:tabular-nums}
 .boxes span{font-size:.82rem}
@@ -51,9 +52,12 @@ pre{background:var(--soft);padding:12px;border-radius:6px;white-space:pre-wrap;o
 ul{margin:4px 0;padding-left:20px;overflow-wrap:anywhere}
 svg{width:100%;max-width:760px;height:auto;display:block}
 .legend{font-size:.85rem;color:var(--quiet);margin:4px 0}.key{margin-right:16px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:8px 24px}
+.pair svg text{font-size:17px}
 .key i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:6px}
+.key i.rule{height:2px;border-radius:0;width:16px;vertical-align:middle}
 @media(max-width:560px){main{padding:16px 12px 48px}h1{font-size:1.3rem}.answer{padding:14px}
-dl{grid-template-columns:1fr}dd{margin-bottom:6px}svg text{font-size:17px}svg .upright{display:none}}
+dl{grid-template-columns:1fr}dd{margin-bottom:6px}svg text,.pair svg text{font-size:19px}svg .upright{display:none}}
 @media print{.wide{overflow:visible}}
 """
 LIGHT = dict(re.findall(r"--(\w+):(#\w+)", STYLE.split("@media")[0]))
@@ -69,6 +73,8 @@ SCRIPT = """
 for (const table of document.querySelectorAll('table.sortable')) {
   const body = table.tBodies[0];
   table.tHead.querySelectorAll('th').forEach((head, column) => {
+    head.tabIndex = 0;
+    head.addEventListener('keydown', event => { if (event.key === 'Enter') head.click(); });
     head.addEventListener('click', () => {
       const down = head.getAttribute('aria-sort') === 'descending';
       table.tHead.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from autopeft.journal import SearchLog, describe
-from autopeft.report.drawing import Drawing, arm_keys, colour, dot, frame, log_axis, path, score_axis
+from autopeft.journal import SearchLog, TrialLog, describe
+from autopeft.report.drawing import Drawing, arm_keys, below, colour, dot, frame, log_axis, path, score_axis
 
 UNFINISHED = ("stopped", "failed", "infeasible", "cancelled")
 
@@ -51,13 +51,19 @@ def curves(log: SearchLog) -> tuple[Curve, ...]:
                 methods=describe(known.configuration).methods if known else "",
                 finalist=trial.hash in finalists,
                 status=trial.status,
-                reason=": ".join(text for text in (trial.reason, trial.detail) if text)
-                if trial.status in UNFINISHED
-                else "",
+                reason=_reason(trial) if trial.status in UNFINISHED else "",
                 points=points,
             )
         )
     return tuple(sorted(found, key=lambda curve: curve.finalist))
+
+
+def _reason(trial: TrialLog) -> str:
+    """Why it ended; where exploration ended over it, also why it had not gone on before."""
+    ended = ": ".join(text for text in (trial.reason, trial.detail) if text)
+    if trial.status == "stopped" and trial.decisions and trial.decisions[-1].action == "pause":
+        return f"{ended}; it had paused: {trial.decisions[-1].reason}"
+    return ended
 
 
 def curves_drawing(found: tuple[Curve, ...], metric: str) -> Drawing:
@@ -65,10 +71,10 @@ def curves_drawing(found: tuple[Curve, ...], metric: str) -> Drawing:
     if not found:
         return Drawing("", (), empty="No trial has reached a rung yet.")
     horizontal = log_axis([rows for curve in found for rows, _ in curve.points], 1.2)
-    vertical = score_axis([score for curve in found for _, score in curve.points])
+    vertical = score_axis([score for curve in found for _, score in curve.points], clip=True)
     drawn = [frame(horizontal, vertical, "training rows seen", metric, lambda v: f"{v:,.0f}")]
     for curve in found:
-        kind, places = colour(curve.arm), [(horizontal.place(x), vertical.place(y)) for x, y in curve.points]
+        kind, places = colour(curve.arm), [(horizontal.place(x), vertical.clipped(y)) for x, y in curve.points]
         x, y = places[-1]
         last = f"{curve.trial} {curve.methods}: {curve.points[-1][1]:.4f} after {curve.points[-1][0]:,} rows"
         if len(places) > 1:
@@ -83,4 +89,4 @@ def curves_drawing(found: tuple[Curve, ...], metric: str) -> Drawing:
     note = f"Crosses: {stops} trials that ended early; point at one for the reason." if stops else ""
     thick = " Thick lines and large dots: the finalists." if any(curve.finalist for curve in found) else ""
     keys = arm_keys(sorted(curve.arm for curve in found))
-    return Drawing(f"{metric} against training rows", drawn, keys, (note + thick).strip())
+    return Drawing(f"{metric} against training rows", drawn, keys, (note + thick + below(vertical)).strip())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from autopeft.journal import SearchLog, describe
-from autopeft.report.drawing import BOTTOM, HEIGHT, TOP, Axis, Drawing, arm_keys, colour, dot, frame, log_axis, path
+from autopeft.report.drawing import BOTTOM, HEIGHT, TOP, Axis, Drawing, arm_keys, colour, cost_axis, dot, frame, path
 from autopeft.spec.amounts import format_bytes
 
 
@@ -84,16 +84,17 @@ def forecast_drawing(found: Forecast) -> Drawing:
     """Measured against predicted memory; on the line, the prediction was exact."""
     if not found.memory:
         return Drawing("", (), empty=found.sentences())
-    values = [value for _, _, predicted, measured in found.memory for value in (predicted, measured)]
-    horizontal = log_axis(values, 1.1)
-    vertical = Axis(horizontal.low, horizontal.high, HEIGHT - BOTTOM, TOP, log=True)
+    unit = 2**20
+    values = [value / unit for _, _, *both in found.memory for value in both]
+    horizontal = cost_axis(values)
+    vertical = Axis(horizontal.low, horizontal.high, HEIGHT - BOTTOM, TOP, log=horizontal.log)
     ends = [(horizontal.place(value), vertical.place(value)) for value in (horizontal.low, horizontal.high)]
     drawn = [
-        frame(horizontal, vertical, "predicted memory", "measured memory", format_bytes, format_bytes),
+        frame(horizontal, vertical, "predicted memory in MiB", "measured", "{:,.4g}".format, "{:,.4g}".format),
         path(ends, "other dashed", "as predicted"),
     ]
     for arm, methods, predicted, measured in found.memory:
         words = f"{methods}: predicted {format_bytes(predicted)}, measured {format_bytes(measured)}"
-        drawn.append(dot(horizontal.place(predicted), vertical.place(measured), colour(arm), words))
-    keys = (*arm_keys(arm for arm, *_ in found.memory), ("other", "as predicted"))
+        drawn.append(dot(horizontal.place(predicted / unit), vertical.place(measured / unit), colour(arm), words))
+    keys = (*arm_keys(arm for arm, *_ in found.memory), ("other rule", "as predicted"))
     return Drawing("Measured against predicted memory", drawn, keys)

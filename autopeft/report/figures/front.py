@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.journal import SearchLog, describe, furthest
-from autopeft.report.drawing import RIGHT, WIDTH, Drawing, arm_keys, colour, dot, frame, log_axis, score_axis, steps
+from autopeft.report.drawing import RIGHT, WIDTH, Drawing, arm_keys, colour, cost_axis, dot, frame, score_axis, steps
 from autopeft.spec.amounts import format_bytes, format_count
 
 ROLES = {"baseline": "tuned LoRA", "challenger": "best of the space"}
@@ -26,6 +26,8 @@ class Worth:
         score: Mean score over its runs.
         runs: How many these are.
         role: Which finalist it is, or None.
+        low: Lower end of a finalist's 95 % interval, or None.
+        high: Upper end, or None.
     """
 
     hash: str
@@ -36,6 +38,8 @@ class Worth:
     score: float
     runs: int
     role: str | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,9 @@ def fronts(log: SearchLog) -> Fronts:
     roles = {hash: role for role in ROLES if (hash := (log.finalists or {}).get(role))}
     points = []
     for point in reached:
-        known = log.configurations[point["hash"]]
+        known, role = log.configurations[point["hash"]], roles.get(point["hash"])
+        block: dict[str, Any] = (((log.finished or {}).get("result") or {}).get(role) or {}).get("validation") or {}
+        interval = block if block.get("metric") == log.rung_metric else {}
         points.append(
             Worth(
                 hash=known.hash,
@@ -85,7 +91,9 @@ def fronts(log: SearchLog) -> Fronts:
                 bytes=peaks[known.hash] if measured else known.predicted_bytes,
                 score=point["score"],
                 runs=point["runs"],
-                role=roles.get(known.hash),
+                role=role,
+                low=interval.get("low"),
+                high=interval.get("high"),
             )
         )
     return Fronts(tuple(points), measured)
@@ -103,20 +111,32 @@ def front_drawing(found: Fronts, cost: str, metric: str) -> Drawing:
     memory = cost == "bytes"
     if not points:
         return Drawing("", (), empty="No memory is known." if memory else "No trial has reached a rung yet.")
-    horizontal = log_axis([getattr(point, cost) for point in points], 1.1 if memory else 1.5)
-    vertical = score_axis([point.score for point in points])
+    unit, suffix = (2**20, " in MiB") if memory else (1, "")
+    horizontal = cost_axis([getattr(point, cost) / unit for point in points])
+    ends = [end for point in points for end in (point.low, point.high) if end is not None]
+    vertical = score_axis([*(point.score for point in points), *ends])
     name = f"memory to train, {'measured' if found.measured else 'predicted'}" if memory else "adapter parameters"
+    numbers: Callable[[float], str] = "{:,.4g}".format if memory else format_count
     spell: Callable[[float], str] = format_bytes if memory else format_count
     front = found.by(cost)
     drawn = [
-        frame(horizontal, vertical, name, metric, spell),
-        steps([(horizontal.place(getattr(p, cost)), vertical.place(p.score)) for p in front], WIDTH - RIGHT, "other"),
+        frame(horizontal, vertical, name + suffix, metric, numbers),
+        steps(
+            [(horizontal.place(getattr(p, cost) / unit), vertical.place(p.score)) for p in front],
+            WIDTH - RIGHT,
+            "other",
+        ),
     ]
     for point in points:
-        x, y = horizontal.place(getattr(point, cost)), vertical.place(point.score)
+        x, y = horizontal.place(getattr(point, cost) / unit), vertical.place(point.score)
         runs = f"{point.runs} runs" if point.runs > 1 else "1 run"
         role = f", finalist: {ROLES[point.role]}" if point.role else ""
         title = f"{point.methods}: {point.score:.4f} ({runs}) with {spell(getattr(point, cost))}{role}"
+        if point.low is not None and point.high is not None:
+            low, high = vertical.place(point.low), vertical.place(point.high)
+            bar = f"M{x - 5:.1f} {low:.1f}h10m-5 0V{high:.1f}m-5 0h10"
+            drawn.append(f'<path class="line {colour(point.arm)}" d="{bar}"/>')
+            title += f", 95 % {point.low:.4f} to {point.high:.4f}"
         if point.role:
             drawn.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>')
         drawn.append(dot(x, y, colour(point.arm), title))
@@ -124,13 +144,13 @@ def front_drawing(found: Fronts, cost: str, metric: str) -> Drawing:
 
 
 def _keys(points: Sequence[Worth]) -> tuple[tuple[str, str], ...]:
-    return (*arm_keys(point.arm for point in points), ("other", "nothing smaller scores as high"))
+    return (*arm_keys(point.arm for point in points), ("other rule", "nothing cheaper scores as high"))
 
 
 def _note(points: Sequence[Worth]) -> str:
     if not any(point.role for point in points):
         return "One run each: the best of them were partly lucky."
     return (
-        "Ringed: the finalists, with the mean of all their runs. The others ran once, so the best of them were partly "
-        "lucky."
+        "Ringed: the finalists, by the mean of all their runs; bars are their 95 % intervals. The others ran once, so "
+        "the best of them were partly lucky."
     )

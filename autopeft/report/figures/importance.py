@@ -14,7 +14,7 @@ from autopeft.report.drawing import RIGHT, WIDTH, Drawing
 FEWEST = 12
 """Trials at one rung, below which no importance is given."""
 TREES, SEED = 200, 0
-USELESS, WEAK = 0.05, 0.3
+USELESS, WEAK = 0.1, 0.3
 """Out-of-bag fits (R²) below which a surrogate explains nothing, and not much."""
 SHOWN = 10
 WORDS = {
@@ -32,7 +32,7 @@ WORDS = {
     "attention_sites": "places at attention",
     "block_sites": "places after blocks",
 }
-NAMES, ROW = 150, 26
+NAMES, ROW = 200, 26
 
 
 @dataclass(frozen=True)

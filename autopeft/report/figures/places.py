@@ -18,7 +18,7 @@ COLUMNS = 12
 """Most columns: more blocks than these are grouped."""
 MARGIN = 0.2
 """From this much above the share among all tried on, a cell is marked."""
-NAMES, HEAD, ROW = 118, 30, 30
+NAMES, HEAD, ROW = 140, 30, 30
 """Pixels for the names of methods, above the cells, and of a row."""
 
 
@@ -129,8 +129,8 @@ def places_drawing(found: Places | None) -> Drawing:
                 f'width="{step - 4:.1f}" height="{ROW - 4}" rx="3"/>'
                 f'<rect class="heat" x="{x + 2:.1f}" y="{top + 2}" width="{step - 4:.1f}" height="{ROW - 4}" rx="3" '
                 f'fill-opacity="{share:.2f}"/>'
-                f'<text class="{"strong" if share > 0.55 else ""}" x="{x + step / 2:.1f}" y="{top + 19}" '
-                f'text-anchor="middle">{share:.0%}</text></g>'
+                f'<text class="{"strong" if share > 0.6 else "inked"}" x="{x + step / 2:.1f}" y="{top + 19}" '
+                f'text-anchor="middle">{f"{100 * share:.0f}" if good else ""}</text></g>'
             )
     height = HEAD + len(found.methods) * ROW + 24
     drawn.append(
@@ -141,7 +141,9 @@ def places_drawing(found: Places | None) -> Drawing:
 
 
 def _note(found: Places) -> str:
-    chosen = f"Share of the best {found.good} of {found.tried} configurations that use the method there."
+    if found.good == found.tried:
+        return f"The percentage of all {found.tried} configurations: too few to tell good ones from others."
+    chosen = f"Of the best {found.good} of {found.tried} configurations, the percentage that use the method there."
     marks = f" Outlined: at least {100 * MARGIN:.0f} points more often than among all tried."
     few = "" if found.furthest >= FEWEST_GOOD else f" Only {found.furthest} of them went furthest."
     small = " With so few, take it as a hint." if found.good < 8 else ""

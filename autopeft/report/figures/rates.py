@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.journal import SearchLog
-from autopeft.report.drawing import Drawing, dot, frame, log_axis, path, score_axis
+from autopeft.report.drawing import Drawing, below, dot, frame, log_axis, path, score_axis
 
 FEWEST = 3
 """Trials at one rung, from which on something is said about where the best rate lies."""
 NEAR_END = 0.05
 """A rate this close to an end of the allowed range, as a share of its logarithmic width, lies at that end."""
-BIN = 1.5
-"""The envelope has one point for each factor of this."""
+OTHER = 1.5
+"""A rung has another best rate where it differs by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,15 @@ class RateCurve:
 
     @property
     def envelope(self) -> list[tuple[float, float]]:
-        """The best of each factor of `BIN` in the rate, as `(rate, score)`."""
-        low = self.points[0][0]
-        best: dict[int, tuple[float, float]] = {}
-        for rate, score, _ in self.points:
-            key = int(math.log(rate / low) / math.log(BIN) + 1e-9)
-            if key not in best or score > best[key][1]:
-                best[key] = (rate, score)
-        return [best[key] for key in sorted(best)]
+        """`(rate, score)` of those that nothing further from the best rate beats: a curve with one top."""
+        kept: list[tuple[float, float]] = []
+        for side in (self.points, self.points[::-1]):
+            highest = -math.inf
+            for rate, score, _ in side:
+                if score > highest:
+                    highest = score
+                    kept.append((rate, score))
+        return sorted(set(kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class LoraRates:
         after = f"Of {len(rates)} trials after {curve.rows:,} rows, the best has the learning rate {rate:.2g}"
         if self.inside:
             told = f"{after}, inside the range that was tried ({min(rates):.2g} to {max(rates):.2g})"
-            return f"{told}: lower and higher rates did worse.{self._more(curve)}"
+            return f"{told}: lower and higher rates did worse, in one run each.{self._more(curve)}"
         highest = not _sides(curve)[1]
         end, beyond = ("highest", "higher") if highest else ("lowest", "lower")
         told = f"{after}, the {end} of them"
@@ -101,7 +102,7 @@ class LoraRates:
     def _more(self, curve: RateCurve) -> str:
         """What another rung says, where it says something else."""
         first = self.curves[0]
-        if first is curve or abs(math.log(first.best[0] / curve.best[0])) < math.log(BIN):
+        if first is curve or abs(math.log(first.best[0] / curve.best[0])) < math.log(OTHER):
             return ""
         return f" After {first.rows:,} rows, {first.best[0]:.2g} was the best of {len(first.points)}."
 
@@ -135,7 +136,7 @@ def rates_drawing(rates: LoraRates, metric: str) -> Drawing:
         shown.append((rates.curves[0], "other"))
     values = [point[0] for curve, _ in shown for point in curve.points]
     horizontal = log_axis([*values, *(rates.allowed or ())], 1.15)
-    vertical = score_axis([point[1] for curve, _ in shown for point in curve.points])
+    vertical = score_axis([point[1] for curve, _ in shown for point in curve.points], clip=True)
     drawn = [frame(horizontal, vertical, "learning rate of tuned LoRA", metric)]
     if rates.allowed:
         for end in rates.allowed:
@@ -145,19 +146,21 @@ def rates_drawing(rates: LoraRates, metric: str) -> Drawing:
                 f'<path class="line other dashed" d="M{x:.1f} {vertical.start:.1f}V{vertical.end:.1f}">{title}</path>'
             )
     for curve, kind in reversed(shown):
-        drawn.append(path([(horizontal.place(x), vertical.place(y)) for x, y in curve.envelope], f"{kind} thin"))
+        drawn.append(path([(horizontal.place(x), vertical.clipped(y)) for x, y in curve.envelope], kind))
         drawn += [
             dot(
                 horizontal.place(rate),
-                vertical.place(score),
+                vertical.clipped(score),
                 kind,
                 f"{trial}: {score:.4f} at {rate:.2g}, {curve.rows:,} rows",
             )
             for rate, score, trial in curve.points
         ]
-    note = "Lines join the best of each range of rates; rank, places and scale vary along."
+    note = "Lines: the best at a rate or further out; rank, places and scale vary along."
     dashes = " Dashed: ends of the range allowed." if rates.allowed else ""
-    return Drawing(f"{metric} of tuned LoRA against its learning rate", drawn, _keys(shown), note + dashes)
+    return Drawing(
+        f"{metric} of tuned LoRA against its learning rate", drawn, _keys(shown), note + dashes + below(vertical)
+    )
 
 
 def _keys(shown: Sequence[tuple[RateCurve, str]]) -> tuple[tuple[str, str], ...]:
