@@ -106,7 +106,7 @@ def test_the_answer_comes_first_and_the_page_needs_nothing_else(tmp_path: Path) 
         "autopeft search --model models/minilm --data data/sst2",
     ):
         assert fact in found.text, fact
-    assert found.tags.count("svg") == 2
+    assert found.tags.count("svg") == 8
 
 
 def test_the_terminal_says_the_same_at_any_width(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from example_search import ExampleSearch, configuration
 
 from autopeft.errors import InputError, RunFolderError
 from autopeft.journal import Journal, SearchLog, read_journal
+from autopeft.report import report
 from autopeft.tracking import Tracker, mlflow_ui_command, replay, serve_ui, tracking_uri
 from autopeft.tracking.content import LONGEST_PARAM, finite, short, trial_table
 from autopeft.tracking.store import connect, experiment_id
@@ -394,3 +395,14 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_the_charts_of_the_report_are_artifacts(tmp_path: Path, searched: ExampleSearch) -> None:
+    run = tmp_path / "run"
+    report(run)
+    assert replay(run) is None
+    uri = str(tracking_uri(None, run))
+    [parent], _ = runs_of(uri)
+    sent = {Path(item.path).name for item in connect(uri).list_artifacts(parent.info.run_id, "charts")}
+    assert sent == {file.name for file in (run / "charts").iterdir()}
+    assert "lora-learning-rate.svg" in sent

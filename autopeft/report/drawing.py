@@ -228,7 +228,7 @@ def frame(
     lines.append(f'<text x="{middle:.0f}" y="{bottom + 38:.0f}" text-anchor="middle">{escape(x_label)}</text>')
     upright = (vertical.start + vertical.end) / 2
     lines.append(
-        f'<text class="upright" text-anchor="middle" transform="translate(14 {upright:.0f}) rotate(-90)">'
+        f'<text class="upright" text-anchor="middle" transform="translate(17 {upright:.0f}) rotate(-90)">'
         f"{escape(y_label)}</text>"
     )
     return "".join(lines)

@@ -33,13 +33,13 @@ def gallery(facts: Facts) -> dict[str, Drawing]:
 
 
 def write_charts(facts: Facts, folder: Path) -> None:
-    """Write every drawing that has data as an SVG file; others of an earlier session go."""
-    folder.mkdir(exist_ok=True)
+    """Write every drawing that has data as an SVG file; those that no longer have any go."""
     for name, drawing in gallery(facts).items():
         target = folder / f"{name}.svg"
         if drawing.empty:
             target.unlink(missing_ok=True)
             continue
+        folder.mkdir(exist_ok=True)
         half = folder / f".{name}.part"
         half.write_text(drawing.svg(), encoding="utf-8")
         half.replace(target)

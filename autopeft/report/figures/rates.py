@@ -69,7 +69,7 @@ class LoraRates:
     @property
     def inside(self) -> bool | None:
         """Whether worse rates lie on both sides of the best one; None where too little is known."""
-        return None if self.judged is None else all(_sides(self.judged))
+        return all(_sides(self.judged)) if self.judged is not None and any(_sides(self.judged)) else None
 
     def sentence(self) -> str:
         """Where the best rate lies, in words."""
@@ -78,19 +78,22 @@ class LoraRates:
         curve = self.judged
         if curve is None:
             return "Too few trials of tuned LoRA to say where its best learning rate lies."
-        rate, rates = curve.best[0], [point[0] for point in curve.points]
+        lowest, highest = (not side for side in _sides(curve))
+        rates = [point[0] for point in curve.points]
+        if lowest and highest:
+            return f"All {len(rates)} trials after {curve.rows:,} rows scored the same at every learning rate."
+        rate = max(point[0] for point in curve.points if point[1] == curve.best[1]) if highest else curve.best[0]
         after = f"Of {len(rates)} trials after {curve.rows:,} rows, the best has the learning rate {rate:.2g}"
         if self.inside:
             told = f"{after}, inside the range that was tried ({min(rates):.2g} to {max(rates):.2g})"
             return f"{told}: lower and higher rates did worse, in one run each.{self._more(curve)}"
-        highest = not _sides(curve)[1]
         end, beyond = ("highest", "higher") if highest else ("lowest", "lower")
         told = f"{after}, the {end} of them"
         tried = {point[0] for earlier in self.curves for point in earlier.points}
         further = [other for other in tried if (other > rate * 1.01 if highest else other < rate / 1.01)]
         if further:
             word = "one" if len(further) == 1 else str(len(further))
-            return f"{told}; {word} with a {beyond} rate had been stopped before.{self._more(curve)}"
+            return f"{told}; {word} with a {beyond} rate got less far.{self._more(curve)}"
         if self.allowed is None:
             return f"{told}: a {beyond} one may do better; which were allowed is not in this journal."
         low, high = self.allowed
@@ -168,7 +171,6 @@ def _keys(shown: Sequence[tuple[RateCurve, str]]) -> tuple[tuple[str, str], ...]
 
 
 def _sides(curve: RateCurve) -> tuple[bool, bool]:
-    """Whether there are worse trials at lower rates, and at higher ones."""
-    rate, score, _ = curve.best
-    worse = [other for other, reached, _ in curve.points if reached < score]
-    return any(other < rate / 1.01 for other in worse), any(other > rate * 1.01 for other in worse)
+    """Whether there are worse trials at lower rates than all of the best ones, and at higher ones."""
+    equal = [rate for rate, score, _ in curve.points if score == curve.best[1]]
+    return curve.points[0][0] < min(equal) / 1.01, curve.points[-1][0] > max(equal) * 1.01

@@ -1,0 +1,215 @@
+"""The numbers behind the figures of a report, and that every drawing can stand alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from example_search import ExampleSearch
+from wide_search import LORA, LORA_FULL, WideSearch
+
+from autopeft.catalogue import read
+from autopeft.journal import SearchLog, pareto, read_journal
+from autopeft.report import gather, report
+from autopeft.report.answer import difference, next_step
+from autopeft.report.drawing import Axis, Drawing, score_axis
+from autopeft.report.figures.forecast import Forecast
+from autopeft.report.figures.front import fronts
+from autopeft.report.figures.importance import Importance, importance
+from autopeft.report.figures.places import places
+from autopeft.report.figures.rates import LoraRates, RateCurve, lora_rates
+from autopeft.report.gallery import gallery
+from autopeft.space import resolve
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> SearchLog:
+    folder = tmp_path_factory.mktemp("wide") / "run"
+    WideSearch(folder).whole()
+    return SearchLog.fold(read_journal(folder))
+
+
+def curve(scores: dict[float, float], rung: int = 0) -> RateCurve:
+    points = tuple((rate, score, f"t{number}") for number, (rate, score) in enumerate(sorted(scores.items())))
+    return RateCurve(rung, 1000 * 3**rung, points)
+
+
+def test_the_curve_of_lora_has_every_rate_and_says_that_its_top_is_inside(log: SearchLog) -> None:
+    rates = lora_rates(log)
+    assert [{rate: score for rate, score, _ in c.points} for c in (rates.curves[0], rates.curves[2])] == [
+        LORA,
+        LORA_FULL,
+    ]
+    assert rates.judged is rates.curves[2]
+    assert rates.inside is True
+    assert "the best has the learning rate 0.002, inside the range that was tried (0.001 to 0.004)" in rates.sentence()
+
+
+def test_an_envelope_has_one_top_and_all_points_lie_below() -> None:
+    made = curve({1e-4: 0.7, 2e-4: 0.6, 4e-4: 0.9, 8e-4: 0.5, 1e-3: 0.8, 2e-3: 0.1})
+    assert made.envelope == [(1e-4, 0.7), (4e-4, 0.9), (1e-3, 0.8), (2e-3, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("curves", "allowed", "inside", "said"),
+    [
+        ([], None, None, "No trial of tuned LoRA has reached a rung"),
+        ([curve({1e-3: 0.8, 2e-3: 0.9})], None, None, "Too few trials"),
+        ([curve({1e-3: 0.7, 2e-3: 0.8, 4e-3: 0.9})], None, False, "which were allowed is not in this journal"),
+        ([curve({1e-3: 0.7, 2e-3: 0.8, 8e-3: 0.9})], (6e-4, 8e-3), False, "at the edge of what is allowed"),
+        ([curve({1e-3: 0.7, 2e-3: 0.8, 4e-3: 0.9})], (6e-4, 8e-3), False, "higher ones were allowed"),
+        ([curve({1e-3: 0.9, 2e-3: 0.8, 4e-3: 0.7})], (6e-4, 8e-3), False, "lower ones were allowed"),
+        (
+            [curve({5e-4: 0.1, 1e-3: 0.9, 2e-3: 0.8, 4e-3: 0.7}), curve({1e-3: 0.9, 2e-3: 0.8, 4e-3: 0.7}, 1)],
+            (4e-4, 8e-3),
+            False,
+            "the lowest of them; one with a lower rate got less far",
+        ),
+        ([curve({1e-3: 0.9, 2e-3: 0.9, 4e-3: 0.9})], None, None, "scored the same at every"),
+        ([curve({1e-3: 0.9, 2e-3: 0.9, 4e-3: 0.8})], None, False, "the learning rate 0.001, the lowest of them"),
+        ([curve({1e-3: 0.8, 2e-3: 0.9, 4e-3: 0.9})], None, False, "the learning rate 0.004, the highest of them"),
+    ],
+)
+def test_what_is_said_of_the_best_rate_is_no_more_than_is_known(
+    curves: list[RateCurve], allowed: tuple[float, float] | None, inside: bool | None, said: str
+) -> None:
+    rates = LoraRates(tuple(curves), allowed)
+    assert rates.inside is inside
+    assert said in rates.sentence()
+
+
+def test_the_range_of_rates_is_cut_to_what_the_method_bears() -> None:
+    low, high = resolve(read("spaces", "lora")).rate_range("lora")
+    assert low == pytest.approx(3e-3 * 0.2019, rel=1e-3)
+    assert high == 8e-3
+
+
+def test_the_front_is_that_of_the_result(log: SearchLog) -> None:
+    found = fronts(log)
+    assert len(found.points) == 7
+    assert [point.hash for point in found.by("adapter_params")] == [point["hash"] for point in pareto(log)]
+    assert {point.role for point in found.points if point.role} == {"baseline", "challenger"}
+    winner = next(point for point in found.points if point.role == "challenger")
+    assert (winner.low, winner.high, winner.runs) == (0.866, 0.904, 3)
+    assert found.measured
+    assert len(found.by("bytes")) == 1, "all took the same memory"
+
+
+def test_the_heat_map_counts_the_good_quarter_against_all(log: SearchLog) -> None:
+    found = places(log)
+    assert found is not None
+    assert (found.good, found.furthest, found.tried) == (4, 4, 16)
+    assert found.columns == tuple((block, block) for block in range(6))
+    assert found.methods == ("lora", "ia3", "bias")
+    assert found.shares("lora", 3) == (1.0, 0.5)
+    assert found.shares("lora", 1) == (0.0, 0.25)
+    assert found.shares("ia3", 5) == (0.0, 0.5)
+    assert found.shares("bias", 0) == (0.0, 0.0)
+
+
+def test_many_blocks_are_grouped_and_whole_methods_fill_their_row(tmp_path: Path) -> None:
+    WideSearch(tmp_path / "run").whole()
+    log = SearchLog.fold(read_journal(tmp_path / "run"))
+    log.modules = {"blocks": 32, "sites": []}
+    for known in log.configurations.values():
+        known.configuration["sites"].clear()  # type: ignore[attr-defined]
+        known.configuration["sites"][""] = [{"method": "vera", "r": 8}]
+    found = places(log)
+    assert found is not None
+    assert len(found.columns) == 12
+    assert [block for low, high in found.columns for block in range(low, high + 1)] == list(range(32))
+    assert found.methods == ("vera",)
+    assert all(found.shares("vera", column) == (1.0, 1.0) for column in range(12))
+
+
+def test_the_dimension_that_decides_is_the_most_important(log: SearchLog) -> None:
+    found = importance(log)
+    assert found.rows == 1000
+    assert len(found.points) == 16
+    ranked = found.ranked
+    assert ranked is not None
+    order, fit = ranked
+    assert order[0][0] == "attention"
+    assert order[0][1] > 3 * abs(order[1][1])
+    assert fit > 0.5
+    assert "batch" not in dict(order), "it did not vary"
+    assert importance(log).ranked == ranked, "the same journal gives the same numbers"
+    assert "method at attention mattered most" in found.sentence()
+
+
+def test_a_surrogate_that_explains_nothing_is_not_shown(log: SearchLog) -> None:
+    points = importance(log).points
+    noise = tuple(0.8 + 0.01 * ((number * number * 7) % 11) for number in range(16))
+    useless = Importance(1000, points, noise)
+    assert "explains nothing" in useless.sentence()
+    assert "Too few trials for this: 3 at one rung, 12 are needed." in Importance(0, (), (), 3).sentence()
+    assert "no dimension made a difference" in Importance(1000, points, (0.5,) * 16).sentence()
+
+
+def test_learning_curves_end_with_the_reason(log: SearchLog) -> None:
+    found = gather(log).figures.curves
+    stopped = [curve for curve in found if curve.status == "stopped"]
+    assert len(stopped) == 14
+    assert {curve.reason for curve in stopped} == {"below the best third at 1000 rows"}
+    assert [curve.finalist for curve in found] == [False] * 19 + [True] * 6
+    assert [rows for rows, _ in found[-6].points] == [1000, 3000, 9000]
+
+
+def test_memory_is_held_against_its_prediction(log: SearchLog) -> None:
+    found = gather(log).figures.forecast
+    assert found.worst == ("lora", pytest.approx(300 / 290 - 1))
+    assert len(found.memory) == found.predicted == 5
+    assert "the worst error is +3.4% (lora), 5 took more than predicted" in found.sentences()
+    # A second rung of 2000 rows more in 16 s of training; the plan has 4 ms a row.
+    assert found.planned == 0.004
+    assert max(found.trained) == pytest.approx(16 / 2000)
+    assert "No memory was predicted" in Forecast((), 0, None, ()).sentences()
+
+
+def test_the_first_screen_says_how_much_how_sure_and_what_next(tmp_path: Path, log: SearchLog) -> None:
+    facts = gather(log)
+    [(name, value, sure)] = difference(facts)
+    assert (name, value) == ("lora+bias minus tuned LoRA", "+0.0130")
+    assert "excludes 0" in sure
+    assert "autopeft predict runs/first --input FILE" in next_step(facts)
+    search = ExampleSearch(tmp_path / "run")
+    search.head()
+    search.journal.close()
+    died = gather(SearchLog.fold(read_journal(tmp_path / "run")))
+    assert difference(died) == []
+    assert "autopeft search --resume --out runs/first" in next_step(died)
+
+
+def test_far_outliers_are_cut_only_where_that_shows_more() -> None:
+    axis = score_axis([0.80, 0.81, 0.82, 0.83, 0.10], clip=True)
+    assert axis.low > 0.7
+    assert axis.cut == 1
+    assert axis.clipped(0.10) == axis.start
+    assert score_axis([0.80, 0.81, 0.82, 0.83, 0.79], clip=True).cut == 0
+    assert score_axis([0.5, 0.5, 0.5], clip=True).cut == 0
+
+
+def test_a_narrow_log_axis_still_has_numbers() -> None:
+    assert Axis(2.5, 4.5, 0, 100, log=True).ticks() == [3, 4]
+
+
+def test_charts_are_files_that_need_no_page(tmp_path: Path) -> None:
+    WideSearch(tmp_path / "run").whole()
+    report(tmp_path / "run")
+    drawn = gallery(gather(SearchLog.fold(read_journal(tmp_path / "run"))))
+    files = {file.stem: file for file in (tmp_path / "run" / "charts").iterdir()}
+    assert set(files) == {name for name, drawing in drawn.items() if not drawing.empty} == set(drawn)
+    for name, file in files.items():
+        text = file.read_text(encoding="utf-8")
+        root = ElementTree.fromstring(text.encode())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg", name
+        assert root.find("{http://www.w3.org/2000/svg}style") is not None, name
+        assert "var(" not in text, name
+        assert "href" not in text, name
+
+
+def test_words_in_a_drawing_are_text() -> None:
+    drawing = Drawing("<b>", (), (("space", "a<b"),), "c & d")
+    assert "a&lt;b" in drawing.html()
+    ElementTree.fromstring(drawing.svg().encode())
