@@ -16,7 +16,7 @@ from autopeft.cli.parser import build_parser
 from autopeft.errors import RunFolderError
 from autopeft.journal import Journal, SearchLog, read_journal
 from autopeft.report import gather, report, summary
-from autopeft.report.charts import Axis
+from autopeft.report.axes import Axis
 from autopeft.report.command import command
 from autopeft.report.facts import Facts
 from autopeft.search.division import Division

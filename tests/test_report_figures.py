@@ -13,13 +13,15 @@ from autopeft.catalogue import read
 from autopeft.journal import SearchLog, pareto, read_journal
 from autopeft.report import gather, report
 from autopeft.report.answer import difference, next_step
-from autopeft.report.drawing import Axis, Drawing, score_axis
+from autopeft.report.axes import Axis, score_axis
+from autopeft.report.drawing import Drawing
 from autopeft.report.figures.forecast import Forecast
 from autopeft.report.figures.front import fronts
 from autopeft.report.figures.importance import Importance, importance
 from autopeft.report.figures.places import places
 from autopeft.report.figures.rates import LoraRates, RateCurve, lora_rates
 from autopeft.report.gallery import gallery
+from autopeft.report.page import page
 from autopeft.space import resolve
 
 
@@ -213,3 +215,15 @@ def test_words_in_a_drawing_are_text() -> None:
     drawing = Drawing("<b>", (), (("space", "a<b"),), "c & d")
     assert "a&lt;b" in drawing.html()
     ElementTree.fromstring(drawing.svg().encode())
+
+
+def test_a_page_can_be_made_at_any_moment_of_a_search(tmp_path: Path) -> None:
+    WideSearch(tmp_path / "run").whole()
+    records = read_journal(tmp_path / "run")
+    drawn = []
+    for end in range(0, len(records) + 1, 9):
+        facts = gather(SearchLog.fold(records[:end]), running=True)
+        assert page(facts).endswith("</html>\n")
+        drawn.append(sum(not drawing.empty for drawing in gallery(facts).values()))
+    assert drawn[0] == 0
+    assert drawn == sorted(drawn), "a figure went away while the search went on"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from autopeft.report.drawing import LEFT, RIGHT, WIDTH, Axis, Drawing, Points, below, colour, frame, score_axis
-
-__all__ = ["Axis", "progress_chart", "rate_chart"]
+from autopeft.report.axes import LEFT, RIGHT, WIDTH, Axis, below, score_axis
+from autopeft.report.drawing import Drawing, Points, colour, frame
 
 EMPTY = Drawing("", (), empty="No trial has reached a rung yet.")
 

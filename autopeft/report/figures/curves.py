@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from html import escape
 
 from autopeft.journal import SearchLog, TrialLog, describe
-from autopeft.report.drawing import Drawing, arm_keys, below, colour, dot, frame, log_axis, path, score_axis
+from autopeft.report.axes import below, log_axis, score_axis
+from autopeft.report.drawing import Drawing, arm_keys, colour, dot, frame, path
 
 UNFINISHED = ("stopped", "failed", "infeasible", "cancelled")
 

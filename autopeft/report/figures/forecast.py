@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from autopeft.journal import SearchLog, describe
-from autopeft.report.drawing import BOTTOM, HEIGHT, TOP, Axis, Drawing, arm_keys, colour, cost_axis, dot, frame, path
+from autopeft.report.axes import BOTTOM, HEIGHT, TOP, Axis, cost_axis
+from autopeft.report.drawing import Drawing, arm_keys, colour, dot, frame, path
 from autopeft.spec.amounts import format_bytes
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.journal import SearchLog, describe, furthest
-from autopeft.report.drawing import RIGHT, WIDTH, Drawing, arm_keys, colour, cost_axis, dot, frame, score_axis, steps
+from autopeft.report.axes import RIGHT, WIDTH, cost_axis, score_axis
+from autopeft.report.drawing import Drawing, arm_keys, colour, dot, frame, steps
 from autopeft.spec.amounts import format_bytes, format_count
 
 ROLES = {"baseline": "tuned LoRA", "challenger": "best of the space"}

@@ -9,7 +9,8 @@ from html import escape
 from typing import Any
 
 from autopeft.journal import SearchLog
-from autopeft.report.drawing import RIGHT, WIDTH, Drawing
+from autopeft.report.axes import RIGHT, WIDTH
+from autopeft.report.drawing import Drawing
 
 FEWEST = 12
 """Trials at one rung, below which no importance is given."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from autopeft.journal import SearchLog
 from autopeft.journal.describe import WHOLE, describe
-from autopeft.report.drawing import RIGHT, WIDTH, Drawing
+from autopeft.report.axes import RIGHT, WIDTH
+from autopeft.report.drawing import Drawing
 
 GOOD_SHARE, FEWEST_GOOD = 0.25, 4
 COLUMNS = 12

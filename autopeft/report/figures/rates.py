@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.journal import SearchLog
-from autopeft.report.drawing import Drawing, below, dot, frame, log_axis, path, score_axis
+from autopeft.report.axes import below, log_axis, score_axis
+from autopeft.report.drawing import Drawing, dot, frame, path
 
 FEWEST = 3
 """Trials at one rung, from which on something is said about where the best rate lies."""
