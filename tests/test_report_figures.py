@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -178,6 +179,9 @@ def test_the_first_screen_says_how_much_how_sure_and_what_next(tmp_path: Path, l
     search = ExampleSearch(tmp_path / "run")
     search.head()
     search.journal.close()
+    beaten = tuple(replace(one, validation=0.9 if one.label == "linear probe" else 0.8) for one in facts.contenders)
+    assert "autopeft predict" not in next_step(replace(facts, contenders=beaten))
+    assert "--max-time LONGER" in next_step(replace(facts, contenders=beaten))
     died = gather(SearchLog.fold(read_journal(tmp_path / "run")))
     assert difference(died) == []
     assert "autopeft search --resume --out runs/first" in next_step(died)

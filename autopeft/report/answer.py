@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from html import escape
 
-from autopeft.report.facts import ROLE_LABELS, Facts
+from autopeft.report.facts import PROBE_LABEL, ROLE_LABELS, Facts
 
 
 def difference(facts: Facts) -> list[tuple[str, str, str]]:
@@ -34,11 +34,21 @@ def next_step(facts: Facts) -> str:
     elif facts.state in ("interrupted", "died"):
         steps.append(f"go on with <code>autopeft search --resume --out {out}</code>")
     if facts.state == "ended" and facts.adapter:
-        steps.append(
-            f"use the adapter in <code>{escape(facts.adapter)}</code> beside this page, for example with "
-            f"<code>autopeft predict {out} --input FILE</code>"
-        )
-        if (facts.verdict or {}).get("name") == "unconfirmed":
-            longer = f"<code>autopeft search --resume --out {out} --max-time LONGER</code>"
-            steps.append(f"give it more time, so that it can be confirmed: {longer}")
+        longer = f"<code>autopeft search --resume --out {out} --max-time LONGER</code>"
+        if _beaten_by_probe(facts):
+            steps.append(f"give the search more time before this adapter is used: {longer}")
+        else:
+            steps.append(
+                f"use the adapter in <code>{escape(facts.adapter)}</code> beside this page, for example with "
+                f"<code>autopeft predict {out} --input FILE</code>"
+            )
+            if (facts.verdict or {}).get("name") == "unconfirmed":
+                steps.append(f"give it more time, so that it can be confirmed: {longer}")
     return f'<p class="next"><b>Next:</b> {"; ".join(steps)}.</p>' if steps else ""
+
+
+def _beaten_by_probe(facts: Facts) -> bool:
+    """Whether the frozen base with a linear head does as well as what is taken."""
+    taken = next((item.validation for item in facts.contenders if item.taken), None)
+    probe = next((item.validation for item in facts.contenders if item.label == PROBE_LABEL), None)
+    return taken is not None and probe is not None and probe >= taken
