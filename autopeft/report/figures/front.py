@@ -151,7 +151,6 @@ def _keys(points: Sequence[Worth]) -> tuple[tuple[str, str], ...]:
 def _note(points: Sequence[Worth]) -> str:
     if not any(point.role for point in points):
         return "One run each: the best of them were partly lucky."
-    return (
-        "Ringed: the finalists, by the mean of all their runs; bars are their 95 % intervals. The others ran once, so "
-        "the best of them were partly lucky."
-    )
+    bars = "; bars are their 95 % intervals" if any(point.low is not None for point in points) else ""
+    others = " The others ran once, so the best of them were partly lucky."
+    return f"Ringed: the finalists, by the mean of all their runs{bars}." + others * any(not p.role for p in points)

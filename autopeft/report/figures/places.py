@@ -143,6 +143,8 @@ def places_drawing(found: Places | None) -> Drawing:
 
 def _note(found: Places) -> str:
     if found.good == found.tried:
+        if found.tried == 1:
+            return "Only one configuration was tried."
         return f"The percentage of all {found.tried} configurations: too few to tell good ones from others."
     chosen = f"Of the best {found.good} of {found.tried} configurations, the percentage that use the method there."
     marks = f" Outlined: at least {100 * MARGIN:.0f} points more often than among all tried."

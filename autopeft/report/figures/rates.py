@@ -168,7 +168,10 @@ def rates_drawing(rates: LoraRates, metric: str) -> Drawing:
 
 
 def _keys(shown: Sequence[tuple[RateCurve, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((kind, f"after {curve.rows:,} rows ({len(curve.points)} trials)") for curve, kind in shown)
+    return tuple(
+        (kind, f"after {curve.rows:,} rows ({len(curve.points)} trial{'s' * (len(curve.points) > 1)})")
+        for curve, kind in shown
+    )
 
 
 def _sides(curve: RateCurve) -> tuple[bool, bool]:
