@@ -163,10 +163,13 @@ def test_memory_is_held_against_its_prediction(log: SearchLog) -> None:
     found = gather(log).figures.forecast
     assert found.worst == ("lora", pytest.approx(300 / 290 - 1))
     assert len(found.memory) == found.predicted == 5
-    assert "the worst error is +3.4% (lora), 5 took more than predicted" in found.sentences()
+    assert "the worst error is +3.4% (lora), 5 took more." in found.sentences()
     # A second rung of 2000 rows more in 16 s of training; the plan has 4 ms a row.
     assert found.planned == 0.004
     assert max(found.trained) == pytest.approx(16 / 2000)
+    bound = Forecast((("space", "ia3", 400, 300, False),), 1, None, ())
+    assert bound.worst is None, "a bound is no prediction"
+    assert bound.sentences() == "Memory of 1 configurations was bounded from above: 0 took more than that."
     assert "No memory was predicted" in Forecast((), 0, None, ()).sentences()
 
 

@@ -30,6 +30,7 @@ class WideSearch(ExampleSearch):
             adapter_params=(6 - first) * (6144 if method == "lora" else 768),
             arm=arm,
             predicted_bytes=predicted,
+            predicted_exactly=predicted is not None,
         )
         return made.hash
 

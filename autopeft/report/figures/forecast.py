@@ -16,35 +16,43 @@ class Forecast:
     """Predicted and measured memory and speed.
 
     Attributes:
-        memory: `(arm, methods, predicted bytes, highest measured bytes)` for each configuration that has both.
-        predicted: How many configurations have a prediction.
+        memory: `(arm, methods, predicted bytes, highest measured bytes, whether it is a prediction and no upper
+            bound)` for each configuration that has both.
+        predicted: How many configurations have a prediction or a bound.
         planned: Seconds per training row that the plan was made with, or None.
         trained: Seconds per training row of every trial's parts.
     """
 
-    memory: tuple[tuple[str, str, int, int], ...]
+    memory: tuple[tuple[str, str, int, int, bool], ...]
     predicted: int
     planned: float | None
     trained: tuple[float, ...]
 
     @property
     def worst(self) -> tuple[str, float] | None:
-        """The configuration whose measured memory is furthest from the prediction, and by which share; or None."""
-        errors = [(methods, measured / predicted - 1) for _, methods, predicted, measured in self.memory]
+        """The configuration whose measured memory is furthest from its prediction, and by which share; or None."""
+        errors = [
+            (methods, measured / predicted - 1) for _, methods, predicted, measured, exact in self.memory if exact
+        ]
         return max(errors, key=lambda error: abs(error[1]), default=None)
 
     def sentences(self) -> str:
         """How good the predictions were."""
         told = []
-        worst = self.worst
+        worst, exact = self.worst, [one[2:4] for one in self.memory if one[4]]
+        bounds = [one[2:4] for one in self.memory if not one[4]]
         if worst is not None:
-            number, over = len(self.memory), sum(measured > foreseen for _, _, foreseen, measured in self.memory)
-            worst_words = f"the worst error is {worst[1]:+.1%} ({worst[0]})"
-            told.append(f"Memory of {number} configurations: {worst_words}, {over} took more than predicted.")
-        elif self.predicted:
-            told.append("Memory was predicted, and not measured.")
-        else:
-            told.append("No memory was predicted: no limit asked for it.")
+            over = sum(measured > predicted for predicted, measured in exact)
+            told.append(
+                f"Memory of {len(exact)} configurations was predicted: the worst error is {worst[1]:+.1%} "
+                f"({worst[0]}), {over} took more."
+            )
+        if bounds:
+            over = sum(measured > bound for bound, measured in bounds)
+            told.append(f"Memory of {len(bounds)} configurations was bounded from above: {over} took more than that.")
+        if not self.memory:
+            none = "Memory was predicted, and not measured." if self.predicted else "No memory was predicted."
+            told.append(none)
         if self.planned and self.trained:
             middle = median(self.trained)
             told.append(
@@ -68,14 +76,18 @@ def forecast(log: SearchLog) -> Forecast:
             if rung.train_seconds > 0 and rung.rows > before:
                 speeds.append(rung.train_seconds / (rung.rows - before))
             before = rung.rows
-    known = log.configurations
+    named = log.finalists or {}
+    exact = {str(named.get(role)): value for role, value in (named.get("predicted_bytes") or {}).items() if value}
+    memory = []
+    for hash, peak in peaks.items():
+        known = log.configurations.get(hash)
+        predicted = exact.get(hash) or (known.predicted_bytes if known else None)
+        if known is not None and predicted:
+            sure = hash in exact or known.predicted_exactly
+            memory.append((known.arm, describe(known.configuration).methods, int(predicted), peak, sure))
     return Forecast(
-        tuple(
-            (known[hash].arm, describe(known[hash].configuration).methods, predicted, peak)
-            for hash, peak in peaks.items()
-            if hash in known and (predicted := known[hash].predicted_bytes)
-        ),
-        sum(bool(item.predicted_bytes) for item in known.values()),
+        tuple(memory),
+        sum(bool(known.predicted_bytes) for known in log.configurations.values()),
         (log.plan.get("speed") or {}).get("train"),
         tuple(speeds),
     )
@@ -86,7 +98,7 @@ def forecast_drawing(found: Forecast) -> Drawing:
     if not found.memory:
         return Drawing("", (), empty=found.sentences())
     unit = 2**20
-    values = [value / unit for _, _, *both in found.memory for value in both]
+    values = [value / unit for _, _, predicted, measured, _ in found.memory for value in (predicted, measured)]
     horizontal = cost_axis(values)
     vertical = Axis(horizontal.low, horizontal.high, HEIGHT - BOTTOM, TOP, log=horizontal.log)
     ends = [(horizontal.place(value), vertical.place(value)) for value in (horizontal.low, horizontal.high)]
@@ -94,8 +106,18 @@ def forecast_drawing(found: Forecast) -> Drawing:
         frame(horizontal, vertical, "predicted memory in MiB", "measured", "{:,.4g}".format, "{:,.4g}".format),
         path(ends, "other dashed", "as predicted"),
     ]
-    for arm, methods, predicted, measured in found.memory:
-        words = f"{methods}: predicted {format_bytes(predicted)}, measured {format_bytes(measured)}"
-        drawn.append(dot(horizontal.place(predicted / unit), vertical.place(measured / unit), colour(arm), words))
+    for arm, methods, predicted, measured, exact in found.memory:
+        said = "predicted" if exact else "at most"
+        words = f"{methods}: {said} {format_bytes(predicted)}, measured {format_bytes(measured)}"
+        drawn.append(
+            dot(
+                horizontal.place(predicted / unit),
+                vertical.place(measured / unit),
+                colour(arm) + " early" * (not exact),
+                words,
+            )
+        )
     keys = (*arm_keys(arm for arm, *_ in found.memory), ("other rule", "as predicted"))
-    return Drawing("Measured against predicted memory", drawn, keys)
+    bounded = any(not exact for *_, exact in found.memory)
+    note = "Hollow: not predicted, but bounded from above." if bounded else ""
+    return Drawing("Measured against predicted memory", drawn, keys, note)
