@@ -213,6 +213,7 @@ def adapt(
     if configuration.sites:
         with seeded(seed):
             model = _with_parts(model, carrier, configuration, modules)
+            _let_go_of_views(model, carrier)
             try:
                 choose(model, data)
             except ValueError as error:
@@ -295,6 +296,14 @@ def _with_parts(model: nn.Module, carrier: Carrier, configuration: Configuration
             return adapted
     except (ValueError, NotImplementedError, TypeError) as error:
         raise TrialFailure("unsupported", str(error), infeasible=True) from error
+
+
+def _let_go_of_views(model: nn.Module, carrier: Carrier) -> None:
+    """Copy what is a small view of something large: a row of a matrix of singular vectors would keep all of it."""
+    base = {id(tensor) for tensor in (*carrier.model.parameters(), *carrier.model.buffers())}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if id(tensor) not in base and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
+            tensor.data = tensor.data.clone()
 
 
 def _own_head(carrier: Carrier) -> nn.Linear | None:
