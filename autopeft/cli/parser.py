@@ -54,7 +54,13 @@ def build_parser() -> Parser:
         return made
 
     add_flags(verb("search", "find the best adapter for a model and data"))
-    add_flags(verb("plan", "what a search would do, at no cost"))
+    plan = verb("plan", "what a search would do, at no cost")
+    add_flags(plan)
+    plan.add_argument(
+        "--device-tflops",
+        metavar="TFLOPS",
+        help="plan for a device that achieves so many TFLOP/s in training (150), instead of for this machine",
+    )
     _add_catalogue(verb)
     _add_results(verb)
     ui = verb("ui", "open the searches in MLflow")

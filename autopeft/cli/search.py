@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from autopeft.cli.flags import parse_flags, with_flag_names
 from autopeft.cli.output import Boundary, quiet_libraries, write_json
 from autopeft.errors import InputError
-from autopeft.spec.amounts import format_bytes, format_seconds
 
 
 def search(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
@@ -47,8 +45,9 @@ def plan(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
 
     from autopeft.search import make_plan
 
+    options = {} if args.device_tflops is None else {"device_tflops": _tflops(args.device_tflops)}
     try:
-        document = make_plan(spec).to_dict()
+        document = make_plan(spec, **options).to_dict()
     except InputError as error:
         raise with_flag_names(error, args) from error
     if args.json:
@@ -56,41 +55,18 @@ def plan(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
     else:
         from rich.console import Console
 
-        Console(file=stdout).print(_table(document))
+        from autopeft.cli.outline import outline
+
+        console = Console(file=stdout)
+        for warning in document.get("warnings", ()):
+            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+        console.print(outline({name: value for name, value in document.items() if name != "warnings"}))
     return 0
 
 
-def _table(document: Mapping[str, Any], unit: str = "") -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in document.items():
-        if value is None or value in ((), [], {}, ""):
-            continue
-        unit_here = _unit(key) or unit
-        shown = _table(value, unit_here) if isinstance(value, Mapping) else _text(value, unit_here)
-        table.add_row(key.replace("_", " "), shown)
-    return table
-
-
-def _unit(key: str) -> str:
-    if "bytes" in key or key in ("max_memory", "max_adapter_size"):
-        return "bytes"
-    return "seconds" if "seconds" in key or key in ("max_time", "max_compute") else ""
-
-
-def _text(value: Any, unit: str) -> str:
-    if isinstance(value, list | tuple):
-        separator = "\n" if any(isinstance(item, str) and " " in item for item in value) else ", "
-        return separator.join(_text(item, unit) for item in value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(item, unit)}" for key, item in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float) and unit:
-        return format_bytes(value) if unit == "bytes" else format_seconds(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _tflops(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        rule, step = "must be a number of TFLOP/s", "Give what the device achieves in training, for example 150."
+        raise InputError.one("--device-tflops", text, rule, step) from error

@@ -67,13 +67,28 @@ def plain_folder(model: str | Path, revision: str | None = None) -> Path:
     return _locate(str(model), revision)[0]
 
 
+def config_alone(model: str | Path) -> Path | None:
+    """The config of a model of which no weights are there: a ``.json`` file, or that of a folder without weights.
+
+    Returns:
+        Its path; None where there may be weights, or where there is no config.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ".json" and path.is_file():
+        return path
+    config = path / "config.json"
+    if not config.is_file() or any(held for form in ("*.safetensors", *PICKLES) for held in path.glob(form)):
+        return None
+    return config
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's ``config.json``.
+    """The folder's ``config.json``, or such a file itself.
 
     Raises:
         InputError: It is missing or no JSON object.
     """
-    path = folder / "config.json"
+    path = folder if folder.is_file() else folder / "config.json"
     if not path.is_file():
         raise _wrong(folder, "has no config.json", "Name a folder saved by `save_pretrained`.")
     try:

@@ -145,6 +145,10 @@ class MemoryModel:
         }
         return sum(sizes.values())
 
+    def params(self) -> int:
+        """Parameters of the frozen model, with its output layer where it has one."""
+        return sum(parameter.numel() for parameter in self.carrier().model.parameters())
+
     def carrier(self) -> Carrier:
         """The carrier on the meta device, its parameters in the base's dtype.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -19,8 +19,9 @@ from autopeft.compose.base import (
     model_positions,
     reads_left_to_right,
 )
+from autopeft.compose.identity import config_alone
 from autopeft.data.encode import encode, plan_of
-from autopeft.data.read import read
+from autopeft.data.read import RawData, read
 from autopeft.errors import InputError, Problem
 from autopeft.executors.base import cores
 from autopeft.search.incumbent import check_incumbent
@@ -43,8 +44,23 @@ def precision_here(gpu: bool) -> DType:
     return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
-def prepare(spec: SearchSpec) -> Prepared:
-    """Read, check and load everything.
+@dataclass(frozen=True)
+class Gathered:
+    """What is read before the model is: the request with its preset filled in, spaces, rows and tokenizer."""
+
+    spec: SearchSpec
+    space: SpaceValues
+    strategy: dict[str, Any]
+    raw: RawData
+    tokenizer: Any
+
+
+def gather(spec: SearchSpec, tokenizer: Callable[[], Any]) -> Gathered:
+    """Read and check everything but the model.
+
+    Args:
+        spec: What was asked for.
+        tokenizer: Loads the tokenizer, or says that there can be none.
 
     Raises:
         InputError: Everything about task, space and strategy that cannot be used.
@@ -54,12 +70,34 @@ def prepare(spec: SearchSpec) -> Prepared:
     space = _collect(problems, lambda: _space_values(spec.space, spec.overrides))
     strategy = _collect(problems, lambda: _strategy_values(spec.strategy, spec.overrides))
     raw = _collect(problems, lambda: read(spec.task, seed=spec.seed))
-    tokenizer = _collect(problems, lambda: load_tokenizer(spec.task.model, spec.task.revision))
+    loaded = _collect(problems, tokenizer)
     if raw is not None:
         problems += _check_target(spec, raw.kind)
     if problems or raw is None or space is None or strategy is None:
         raise InputError(problems)
-    gpu = _on_gpus(spec)
+    return Gathered(spec, space, strategy, raw, loaded)
+
+
+def _tokenizer(spec: SearchSpec) -> Any:
+    if config_alone(spec.task.model) is not None:
+        raise InputError.one(
+            "task.model",
+            spec.task.model,
+            "has a config and no *.safetensors weights: nothing can be trained",
+            "Give a folder with weights; `autopeft plan` works with the config alone.",
+        )
+    return load_tokenizer(spec.task.model, spec.task.revision)
+
+
+def prepare(spec: SearchSpec) -> Prepared:
+    """Read, check and load everything.
+
+    Raises:
+        InputError: Everything about task, space and strategy that cannot be used.
+    """
+    gathered = gather(spec, lambda: _tokenizer(spec))
+    spec, raw, tokenizer = gathered.spec, gathered.raw, gathered.tokenizer
+    gpu = on_gpus(spec)
     precision = precision_here(gpu)
     base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
     if raw.kind == "causal_lm":
@@ -83,10 +121,10 @@ def prepare(spec: SearchSpec) -> Prepared:
         text=plan_of(raw, data, tokenizer),
         tokenizer=tokenizer,
         base=base,
-        space=space,
+        space=gathered.space,
         baseline=resolve(catalogue.read("spaces", BASELINE_SPACE)),
-        strategy=strategy,
-        heads=_heads(spec, raw.kind),
+        strategy=gathered.strategy,
+        heads=heads_of(spec, raw.kind),
         gpu=gpu,
         precision=precision,
         attention=attention,
@@ -133,7 +171,8 @@ def _strategy_values(given: Any, overrides: tuple[tuple[str, Any], ...]) -> dict
     return values
 
 
-def _heads(spec: SearchSpec, kind: str) -> tuple[str, ...]:
+def heads_of(spec: SearchSpec, kind: str) -> tuple[str, ...]:
+    """The heads to choose from: what was asked for, or what the target can load."""
     if kind == "causal_lm":
         return ("lm",)
     if spec.task.head != "auto":
@@ -172,7 +211,8 @@ def _collect(problems: list[Problem], make: Callable[[], T]) -> T | None:
         return None
 
 
-def _on_gpus(spec: SearchSpec) -> bool:
+def on_gpus(spec: SearchSpec) -> bool:
+    """Whether workers would compute on GPUs."""
     if spec.gpus_per_trial is not None:
         return spec.gpus_per_trial > 0
     return bool(torch.cuda.is_available())

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
+from autopeft.compose.identity import config_alone
 from autopeft.cost.memory import MemoryModel
 from autopeft.cost.size import adapter_bytes
-from autopeft.errors import AutopeftError, NothingFeasible
+from autopeft.errors import InputError, NothingFeasible
 from autopeft.evidence import COUNTED, detectable
 from autopeft.executors.base import cores
 from autopeft.search.arms import UNBUILDABLE, lean
-from autopeft.search.division import Division, Speed, divide
+from autopeft.search.division import Division, divide
+from autopeft.search.hours import estimated_speed, measured_speed, time_section, unaffordable
+from autopeft.search.machine import live_bytes_per_worker
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
 from autopeft.search.resume import limits
+from autopeft.search.serving import serving_warnings
+from autopeft.search.sketch import sketch
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration
 from autopeft.space.execution import PLAIN
 from autopeft.spec import Budget, SearchSpec, Task
+from autopeft.spec.amounts import format_bytes
 from autopeft.spec.parse import checked, parse_search
 from autopeft.strategy import build
-from autopeft.strategy.jobs import Probe
-from autopeft.trial.workbench import Workbench
+
+PREDICTED_SITES = 200
+"""Places in a model times predictions of memory that a plan makes; two of each sort are made for any model."""
 
 
 @dataclass(frozen=True)
@@ -46,54 +50,90 @@ class Plan:
         return dict(self.values)
 
 
-def plan(task: Task | dict[str, Any], budget: Budget | dict[str, Any] | None = None, **options: Any) -> Plan:
+def plan(
+    task: Task | dict[str, Any],
+    budget: Budget | dict[str, Any] | None = None,
+    *,
+    device_tflops: float | None = None,
+    **options: Any,
+) -> Plan:
     """Say what `search` would do with the same arguments.
+
+    The model may be a ``config.json`` alone: nothing is then run, and times are estimated.
+
+    Args:
+        task: As for `search`.
+        budget: As for `search`.
+        device_tflops: Plan for a device that achieves so many TFLOP/s in training, instead of for this machine.
+        options: As for `search`.
 
     Raises:
         InputError: As for `search`.
         NothingFeasible: As for `search`.
     """
-    return make_plan(parse_search({"task": task, "budget": budget if budget is not None else Budget(), **options}))
+    spec = parse_search({"task": task, "budget": budget if budget is not None else Budget(), **options})
+    return make_plan(spec, device_tflops)
 
 
-def make_plan(spec: SearchSpec) -> Plan:
+def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
     """Say what a search that is fully specified would do.
 
     The only thing that runs is a throw-away LoRA for about two seconds, to know how fast this machine is; nothing of it
-    is kept.
+    is kept. Where there are no weights, or another device is planned for, times come from arithmetic.
 
     Raises:
         InputError: As for `search`.
         NothingFeasible: As for `search`.
     """
     spec = checked(spec)
-    prepared = prepare(spec)
+    if device_tflops is not None and not 0 < device_tflops < math.inf:
+        raise InputError.one(
+            "device_tflops",
+            device_tflops,
+            "must be a positive number of TFLOP/s",
+            "Give what the device achieves in training, for example 150.",
+        )
+    estimated = device_tflops is not None or config_alone(spec.task.model) is not None
+    prepared = sketch(spec, device_tflops) if estimated else prepare(spec)
+    spec = prepared.spec
     infeasible = prepared.infeasible()
     if infeasible is not None:
         raise infeasible
     head = prepared.heads[0]
     bound = prepared.bind(prepared.space, head)
     strategy = build(prepared.strategy, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, 0), seed=spec.seed)
-    speed = _speed(prepared, head)
-    workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
+    speed, about_speed = estimated_speed(prepared, head, device_tflops) if estimated else measured_speed(prepared, head)
+    # Another device is taken to be one, unless more are asked for.
+    workers = 1 if spec.executor == "inprocess" else spec.workers or (cores() if device_tflops is None else 1)
+    rows = {name: split.rows for name, split in prepared.data.splits.items()}
     division = divide(
         spec.budget,
         used=0.0,
         workers=workers,
         speed=speed,
-        train_rows=prepared.data.splits["train"].rows,
-        validation_rows=prepared.data.splits["validation"].rows,
+        train_rows=rows["train"],
+        validation_rows=rows["validation"],
         evidence=spec.evidence,
         rungs=strategy.rungs,
         eta=strategy.eta,
     )
     modules = prepared.modules(head)
+    about_space = _about(bound, prepared, head)
+    limit = prepared.memory_limit
+    if limit is None and device_tflops is None and not prepared.gpu:
+        limit = live_bytes_per_worker(workers, about_space["memory_bytes"]["base"])
+    warned = [
+        *serving_warnings(bound, kind=prepared.raw.kind, target=spec.budget.target, heads=prepared.heads),
+        *_memory_warning(about_space["memory_bytes"]["smallest"], limit, given=spec.budget.max_memory is not None),
+        *unaffordable(division),
+    ]
     return Plan(
         {
+            "warnings": warned,
             "task": {
                 "kind": prepared.raw.kind,
                 "metric": prepared.raw.metric,
-                "rows": {name: split.rows for name, split in prepared.data.splits.items()},
+                "rows": rows,
                 "max_length": prepared.data.max_length,
                 "notes": list(prepared.notes),
             },
@@ -101,41 +141,39 @@ def make_plan(spec: SearchSpec) -> Plan:
                 "id": prepared.identity.id,
                 "architecture": modules.architecture,
                 "base_params": modules.base_params,
+                "params_with_output_layer": prepared.memory(head).params() if head == "lm" else None,
                 "blocks": modules.blocks,
             },
             "limits": {**limits(spec.budget), "adapter_params": spec.budget.param_limit(modules.base_params)},
-            "space": _about(bound, prepared, head),
+            "space": about_space,
             "baseline": _baseline(prepared, head),
             "strategy": strategy.name,
-            "time": _time(division, prepared, speed),
+            "time": time_section(division, rows["train"], spec.budget, strategy.eta, about_speed),
             "evidence": _evidence(division, prepared),
         }
     )
 
 
-def _speed(prepared: Prepared, head: str) -> Speed:
-    threads = torch.get_num_threads()
-    # A worker of a search has one thread.
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            outcome = Workbench(prepared.setup(Path(folder))).run(Probe("speed", (head,)))
-    finally:
-        torch.set_num_threads(threads)
-    if outcome.status != "ok":
-        raise AutopeftError(f"the speed probe ended {outcome.status} ({outcome.reason}): {outcome.detail}")
-    measured = outcome.values
-    return Speed(
-        measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], measured.get("generate_seconds", 0.0)
-    )
+def _memory_warning(least: int, limit: int | None, *, given: bool) -> list[str]:
+    if limit is None or least <= limit:
+        return []
+    whose = "--max-memory allows" if given else "each worker has here"
+    step = "Allow more" if given else "Use fewer --workers, or plan for another device with --device-tflops"
+    return [
+        f"Training takes {format_bytes(least)} at least, as far as was looked at, where {whose} {format_bytes(limit)}. "
+        f"{step}, a smaller model, or fewer tokens (--max-length)."
+    ]
 
 
 def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
     memory = prepared.memory(head)
+    # A prediction runs every operation of a step, so that large models get fewer of them.
+    affordable = PREDICTED_SITES // max(1, len(bound.modules.sites))
     drawn = [bound.decode(bound.draw(index, 0)) for index in range(8)]
+    sampled, leanest = drawn[: max(2, affordable)], lean(bound)[: max(2, affordable)]
     head_params = prepared.head_params(head)
     sizes = [adapter_bytes(each, bound.modules, head_params) for each in drawn]
-    bytes_of = _known_bytes(memory, drawn) or [memory.base_bytes()]
+    bytes_of = _known_bytes(memory, sampled) or [memory.base_bytes()]
     return {
         "name": bound.values.name,
         "methods": list(bound.methods),
@@ -146,10 +184,11 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
         "adapter_bytes": {"samples_least": min(sizes), "samples_most": max(sizes)},
         "memory_bytes": {
             "base": memory.base_bytes(),
-            "smallest": min([*bytes_of, *_known_bytes(memory, lean(bound), leanest=True)]),
+            "smallest": min([*bytes_of, *_known_bytes(memory, leanest, in_pieces=True)]),
             "samples_least": min(bytes_of),
             "samples_most": max(bytes_of),
         },
+        "memory_predictions": len(sampled) + len(leanest),
     }
 
 
@@ -158,7 +197,7 @@ def _known_bytes(memory: MemoryModel, configurations: Sequence[Configuration], *
     known = []
     for configuration in configurations:
         with contextlib.suppress(*UNBUILDABLE):
-            way = memory.leanest(configuration) if leanest else PLAIN
+            way = memory.leanest(configuration) if in_pieces else PLAIN
             known.append(memory.predict(configuration, execution=way).bytes)
     return known
 
@@ -194,29 +233,4 @@ def _evidence(division: Division, prepared: Prepared) -> dict[str, Any]:
         "assumed_disagreement": found.disagreement,
         "assumed_seed_spread": found.seed_spread,
         "note": f"a difference of that size is called better in four of five searches; {note}",
-    }
-
-
-def _time(division: Division, prepared: Prepared, speed: Speed) -> dict[str, Any]:
-    rows = prepared.data.splits["validation"].rows
-    full = division.final_rows * speed.train + rows * speed.evaluate
-    explore = division.explore_until
-    return {
-        "workers": division.workers,
-        "train_seconds_per_1000_rows": 1000 * speed.train,
-        "evaluate_seconds_per_1000_rows": 1000 * speed.evaluate,
-        "rungs_rows": list(division.rungs),
-        "epochs_of_a_full_training": division.final_rows / prepared.data.splits["train"].rows,
-        "seconds_of_a_full_training": full,
-        "seeds_per_finalist": len(division.seeds),
-        "baseline_share": division.baseline_share,
-        "explore_seconds": explore,
-        "confirm_seconds": None
-        if explore is None or division.confirm_until is None
-        else division.confirm_until - explore,
-        "reserve_seconds": None
-        if division.deadline is None or division.confirm_until is None
-        else division.deadline - division.confirm_until,
-        "full_trainings_that_exploration_affords": None if explore is None else explore * division.workers / full,
-        "max_trials": division.max_trials,
     }

@@ -299,4 +299,6 @@ def no_method(left_out: Mapping[str, str], modules: ModuleMap) -> NothingFeasibl
     reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
     detail = f"No method of this space can be used on this {modules.architecture} model: {reasons}."
     binds = "target" if any("target" in reason for reason in left_out.values()) else "space.methods"
+    if binds == "target":
+        detail += " Use another target, or a space with what this one loads (`autopeft ls methods`)."
     return NothingFeasible(binds, {}, detail)
