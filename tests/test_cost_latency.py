@@ -36,14 +36,16 @@ def _batch(rows: int = 16, *, types: bool = False) -> StepTensors:
     return StepTensors(ids, torch.ones_like(ids), torch.zeros_like(ids) if types else None, torch.zeros(rows))
 
 
-def test_the_worse_of_one_row_and_a_batch_counts() -> None:
+def test_one_row_and_a_batch_are_told_apart() -> None:
     machine = Machine()
     base = machine.forward("base", lambda rows: 0.01 * rows)
     # A fixed cost for each call weighs most on a single row.
     adapted = machine.forward("adapted", lambda rows: 0.01 * rows + 0.005)
-    assert overhead(adapted, base, _batch(types=True), clock=lambda: machine.now) == pytest.approx(1.5)
+    found = overhead(adapted, base, _batch(types=True), clock=lambda: machine.now)
+    assert found == {1: pytest.approx(1.5), 16: pytest.approx(1.03125)}
     heavy = machine.forward("adapted", lambda rows: 0.01 * rows * (2.0 if rows > 1 else 1.0))
-    assert overhead(heavy, base, _batch(), clock=lambda: machine.now) == pytest.approx(2.0)
+    found = overhead(heavy, base, _batch(), clock=lambda: machine.now)
+    assert found == {1: pytest.approx(1.0), 16: pytest.approx(2.0)}
 
 
 def test_at_least_five_turns_and_three_tenths_of_a_second() -> None:
@@ -57,18 +59,28 @@ def test_at_least_five_turns_and_three_tenths_of_a_second() -> None:
     assert 1 + 150 <= machine.calls.count(("base", 1)) <= 1 + 151
 
 
+def test_a_slow_model_gets_one_turn() -> None:
+    machine = Machine()
+    slow = machine.forward("base", lambda rows: 4.0)
+    adapted = machine.forward("adapted", lambda rows: 5.0)
+    found = overhead(adapted, slow, _batch(), most_seconds=8.0, clock=lambda: machine.now)
+    assert found == {1: pytest.approx(1.25), 16: pytest.approx(1.25)}
+    # One pass to warm up and one turn, for one row and for the batch.
+    assert machine.calls.count(("base", 1)) == machine.calls.count(("adapted", 16)) == 2
+
+
 def test_a_burst_of_load_and_a_slow_first_pass_do_not_count() -> None:
     machine = Machine()
     machine.load = lambda call: 50.0 if call <= 2 or call == 7 else 1.0
     base = machine.forward("base", lambda rows: 0.02)
     adapted = machine.forward("adapted", lambda rows: 0.024)
-    assert overhead(adapted, base, _batch(1), clock=lambda: machine.now) == pytest.approx(1.2)
+    assert overhead(adapted, base, _batch(1), clock=lambda: machine.now) == {1: pytest.approx(1.2)}
 
 
 def test_a_merged_adapter_costs_nothing_and_is_not_run() -> None:
     machine = Machine()
     run = machine.forward("adapted", lambda rows: 1.0)
-    assert overhead(run, run, _batch(), merged=True, clock=lambda: machine.now) == 1.0
+    assert overhead(run, run, _batch(), merged=True, clock=lambda: machine.now) == {1: 1.0, 16: 1.0}
     assert machine.calls == []
 
 
@@ -80,4 +92,4 @@ def test_real_layers_are_ranked() -> None:
     def through(model: torch.nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], object]:
         return lambda ids, mask, types: model(ids.float())
 
-    assert overhead(through(large), through(small), _batch(), autocast_dtype=torch.bfloat16) > 1.5
+    assert max(overhead(through(large), through(small), _batch(), autocast_dtype=torch.bfloat16).values()) > 1.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from autopeft.cost.step import StepTensors
 
-__all__ = ["overhead"]
+__all__ = ["Forward", "overhead"]
 
 Forward = Callable[[Tensor, Tensor, Tensor | None], object]
 
@@ -28,29 +29,30 @@ def overhead(
     *,
     merged: bool = False,
     autocast_dtype: torch.dtype | None = None,
+    most_seconds: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Time of the adapted forward pass as a multiple of the bare base model's.
+) -> dict[int, float]:
+    """Time of the adapted forward pass as a multiple of the bare base model's, for a batch and for one row.
 
-    The two are run in turns, and which goes first alternates, so that a change of the machine's load strikes both. The
-    ratio is the median over the turns; it is taken for the whole batch and for its first row alone, and the larger of
-    the two counts.
+    The two are run in turns, and which goes first alternates, so that a change of the machine's load strikes both. A
+    ratio is the median over the turns.
 
     Args:
         adapted: The adapted model, in eval mode.
         base: The bare base model with the same head, in eval mode.
         batch: A batch of typical size and length (16 rows).
-        merged: Whether the adapter is served merged into the base weights: the ratio is then 1 by construction, and
+        merged: Whether the adapter is served merged into the base weights: the ratios are then 1 by construction, and
             nothing is run.
         autocast_dtype: Dtype of autocast, or None.
+        most_seconds: After so long, one turn is enough for each ratio.
         clock: Seconds.
 
     Returns:
-        The ratio; 1.0 is no overhead.
+        Rows -> the ratio; 1.0 is no overhead.
     """
-    if merged:
-        return 1.0
     rows = batch.input_ids.shape[0]
+    if merged:
+        return dict.fromkeys((1, rows), 1.0)
     types = batch.token_types
     single = replace(
         batch,
@@ -58,13 +60,15 @@ def overhead(
         attention_mask=batch.attention_mask[:1],
         token_types=None if types is None else types[:1],
     )
-    batches = [single] if rows == 1 else [single, batch]
+    batches = {1: single, rows: batch}
     device = batch.input_ids.device.type
     with torch.inference_mode(), torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-        return max(_ratio(adapted, base, each, clock) for each in batches)
+        return {rows: _ratio(adapted, base, each, most_seconds, clock) for rows, each in batches.items()}
 
 
-def _ratio(adapted: Forward, base: Forward, batch: StepTensors, clock: Callable[[], float]) -> float:
+def _ratio(
+    adapted: Forward, base: Forward, batch: StepTensors, most_seconds: float, clock: Callable[[], float]
+) -> float:
     def timed(forward: Forward) -> float:
         _synchronise(batch.input_ids)
         begin = clock()
@@ -73,11 +77,12 @@ def _ratio(adapted: Forward, base: Forward, batch: StepTensors, clock: Callable[
         return clock() - begin
 
     # The first pass pays for kernels and caches that later passes find ready.
-    timed(base)
-    timed(adapted)
+    warm = timed(base) + timed(adapted)
     ratios: list[float] = []
     spent = 0.0
     while len(ratios) < MAX_REPEATS and (len(ratios) < MIN_REPEATS or spent < MIN_SECONDS):
+        if ratios and warm + spent > most_seconds:
+            break
         if len(ratios) % 2:
             second, first = timed(adapted), timed(base)
         else:

@@ -31,6 +31,7 @@ class RungLog:
         adapter: Folder of the checkpoint, relative to the run folder, or None.
         sha256: Checksum of the checkpoint's weights, or None.
         head_params: Trained parameters of the head, or None.
+        latency: Rows in a batch -> time of a forward pass over the bare base's, or None where it was not measured.
         used: Seconds that the search had consumed.
     """
 
@@ -46,6 +47,7 @@ class RungLog:
     adapter: str | None = None
     sha256: str | None = None
     head_params: int | None = None
+    latency: Mapping[str, float] | None = None
     used: float = 0.0
 
 
@@ -329,6 +331,12 @@ class SearchLog:
             if best is None or key > best[0]:
                 best = (key, trial)
         return None if best is None else (best[1], best[0][1])
+
+    def latency(self, hash: str) -> dict[str, float] | None:
+        """Rows in a batch -> time of a configuration's forward pass over the bare base's, or None where unknown."""
+        rungs = [rung for trial in self.of_configuration(hash) for rung in trial.rungs]
+        found = next((rung.latency for rung in rungs if rung.latency), None)
+        return None if found is None else dict(found)
 
     def of_configuration(self, hash: str, purpose: str | None = None) -> list[TrialLog]:
         """The trials of a configuration, in the order in which they started."""

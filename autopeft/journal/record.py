@@ -69,6 +69,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "adapter",
         "sha256",
         "head_params",
+        "latency",
     ),
     "decision": ("trial", "rung", "action", "reason"),
     "retried": ("trial", "reason", "attempt", "seconds"),

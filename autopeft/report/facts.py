@@ -33,6 +33,7 @@ class Contender:
         share: These as a share of the base model, or None.
         head_params: Parameters of its head, or None.
         peak_bytes: Memory of its training, or None.
+        latency: Rows in a batch -> time of a forward pass over the bare base's, or None.
         validation: Mean score on validation, or None.
         low: Lower end of its interval, or None.
         high: Upper end, or None.
@@ -48,6 +49,7 @@ class Contender:
     share: float | None = None
     head_params: int | None = None
     peak_bytes: int | None = None
+    latency: Mapping[str, float] | None = None
     validation: float | None = None
     low: float | None = None
     high: float | None = None
@@ -270,6 +272,7 @@ def _finalist(log: SearchLog, role: str, takes: str, result: Mapping[str, Any]) 
         share=_share(log, known.adapter_params),
         head_params=heads[-1] if heads else None,
         peak_bytes=max(peaks, default=None),
+        latency=log.latency(known.hash),
         validation=measured["mean"] if same else (sum(scores) / len(scores) if scores else None),
         low=measured.get("low") if same else None,
         high=measured.get("high") if same else None,

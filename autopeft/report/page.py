@@ -65,6 +65,9 @@ def _answer(facts: Facts) -> str:
             ("adapter parameters", _count(taken.adapter_params), _share(taken.share, " of the base")),
             ("memory to train", _bytes(taken.peak_bytes), _limit(facts, "max_memory")),
         ]
+        if taken.latency:
+            worst = f"{max(taken.latency.values()):.2f} x base"
+            boxes.append(("latency", worst, _latency(taken.latency)))
     time = f"of {format_seconds(facts.limit)} allowed" if facts.limit else ""
     boxes.append(("time", format_seconds(facts.used), time))
     cells = "".join(
@@ -82,7 +85,10 @@ def _answer(facts: Facts) -> str:
 def _comparison(facts: Facts) -> str:
     if not facts.contenders:
         return '<p class="quiet">Nothing to compare yet.</p>'
-    heads = ("", "method", f"validation {facts.metric}", "95 % interval", "seeds", "test", "adapter", "head", "memory")
+    heads = (
+        "", "method", f"validation {facts.metric}", "95 % interval", "seeds", "test", "adapter", "head", "memory",
+        "latency x base",
+    )  # fmt: skip
     rows = [
         (
             contender.label + (" (taken)" if contender.taken else ""),
@@ -94,6 +100,7 @@ def _comparison(facts: Facts) -> str:
             _count(contender.adapter_params) + _share(contender.share, "", " (", ")"),
             _count(contender.head_params),
             _bytes(contender.peak_bytes),
+            _latency(contender.latency),
         )
         for contender in facts.contenders
     ]
@@ -272,6 +279,12 @@ def _count(value: float | None) -> str:
 
 def _bytes(value: float | None) -> str:
     return NOTHING if value is None else format_bytes(value)
+
+
+def _latency(ratios: Mapping[str, float] | None) -> str:
+    if not ratios:
+        return NOTHING
+    return ", ".join(f"{ratio:.2f} at {rows} row{'' if rows == '1' else 's'}" for rows, ratio in ratios.items())
 
 
 def _share(value: float | None, more: str, before: str = "", after: str = "") -> str:

@@ -243,6 +243,7 @@ class Prepared:
             probe_seconds=60.0 if budget.max_time is None else min(60.0, PROBE_SHARE * budget.max_time),
             # Merged weights cost nothing when they are used.
             max_latency_overhead=None if budget.target == "merged" else budget.max_latency_overhead,
+            merged=budget.target == "merged",
             max_adapter_size=budget.max_adapter_size,
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},

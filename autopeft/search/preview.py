@@ -192,7 +192,7 @@ def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
     }
 
 
-def _known_bytes(memory: MemoryModel, configurations: Sequence[Configuration], *, leanest: bool = False) -> list[int]:
+def _known_bytes(memory: MemoryModel, configurations: Sequence[Configuration], *, in_pieces: bool = False) -> list[int]:
     """Predicted bytes of those that can be built, with batches as a whole or in the leanest way."""
     known = []
     for configuration in configurations:

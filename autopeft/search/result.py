@@ -205,6 +205,7 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
         ),
         "predicted_bytes": _predicted(role, known, log),
         "execution": Execution.from_dict(known.execution).to_dict(),
+        "latency": log.latency(best.hash),
         "trials": [run.id for run in runs],
     }
 

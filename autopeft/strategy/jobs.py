@@ -31,6 +31,7 @@ class Train:
         folder: Where checkpoint and outputs are written, relative to the run folder: ``trials/<trial>``.
         time_limit: Seconds after which the job is given up, or None.
         execution: How its batches are computed.
+        latency: Whether the time of a forward pass is measured against the bare base's.
     """
 
     trial: str
@@ -47,6 +48,7 @@ class Train:
     final: bool = False
     time_limit: float | None = None
     execution: Execution = PLAIN
+    latency: bool = False
 
 
 @dataclass(frozen=True, slots=True)

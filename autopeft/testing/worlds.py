@@ -101,7 +101,11 @@ class SyntheticWorld:
             outputs=path,
             adapter=f"{job.folder}/rung-{job.rung}/adapter",
             sha256=sha256(f"{job.configuration.hash} {job.seed} {job.rows_to}".encode()).hexdigest(),
-            values={"adapter_params": 1, "head_params": 770},
+            values={
+                "adapter_params": 1,
+                "head_params": 770,
+                "latency": {"1": 1.25, "16": 1.125} if job.latency else None,
+            },
         )
 
     def _outputs(self, accuracy: float, seed: int) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ class WorkSetup:
         probe_seconds: What measuring the heads may take, about.
         limited_memory: Whether memory is limited, so that every trial's is measured and not only the finalists'.
         max_latency_overhead: The limit of the budget, or None where there is nothing to measure.
+        merged: Whether the winner is to be served merged into the base: it then costs nothing when it is used.
         max_adapter_size: The limit of the budget on the adapter's folder, or None.
         tokenizer: For language models, to read generated answers; None otherwise.
         meta: Stored with every adapter: how new rows are tokenised.
@@ -48,6 +49,7 @@ class WorkSetup:
     probe_seconds: float = 60.0
     limited_memory: bool = False
     max_latency_overhead: float | None = None
+    merged: bool = False
     max_adapter_size: int | None = None
     tokenizer: Any = None
     meta: dict[str, Any] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -20,9 +21,8 @@ from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, checksum
 from autopeft.compose.stock import is_stock_folder, load_stock, stock_head
 from autopeft.compose.store import describe, load_adapter, save_adapter
-from autopeft.cost.latency import overhead
-from autopeft.cost.step import build_optimizer, step_tensors
-from autopeft.data.batches import evaluation_batches, pad, padded_length
+from autopeft.cost.step import build_optimizer
+from autopeft.data.batches import padded_length
 from autopeft.errors import InputError, TrialFailure
 from autopeft.evidence.metrics import score
 from autopeft.inspect import module_map
@@ -34,13 +34,13 @@ from autopeft.trial import checkpoint, probes, train
 from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
+from autopeft.trial.latency import MOST_SECONDS, measure_latency
 from autopeft.trial.setup import Progress, WorkSetup
 
 SPEED_SECONDS = 2.0
 SPEED_ROWS = 128
 BARE_ROWS = 200
 """Rows on which an untouched language model is evaluated, as a reference."""
-LATENCY_ROWS = 16
 BARE = Training((), 1e-3, 16)
 """Training of a configuration without parts: the base and a head."""
 
@@ -136,9 +136,10 @@ class Workbench:
     def _train(self, job: Train, clock: JobClock) -> Outcome:
         setup, carrier = self.setup, self.carrier(job.head)
         job, model, optimizer = self._take(job, carrier, clock)
+        latency = None
         if job.rows_from == 0:
             self._check_length(model)
-            self._check_latency(model, carrier)
+            latency = self._latency(job, model, carrier)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         measured = self.device.type == "cpu" and (job.final or (setup.limited_memory and job.rows_from == 0))
@@ -167,7 +168,7 @@ class Workbench:
             outputs=str((final / "outputs.safetensors").relative_to(setup.path)),
             adapter=str((final / "adapter").relative_to(setup.path)),
             sha256=sha256,
-            values={"adapter_params": model.adapter_params, "head_params": model.head_params},
+            values={"adapter_params": model.adapter_params, "head_params": model.head_params, "latency": latency},
         )
 
     def _take(self, job: Train, carrier: Carrier, clock: JobClock) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
@@ -245,19 +246,18 @@ class Workbench:
             detail = f"batches of {longest} tokens do not fit behind the prompt: {model.positions} positions are left"
             raise TrialFailure("unsupported", detail, infeasible=True, measured=longest)
 
-    def _check_latency(self, model: AdaptedModel, carrier: Carrier) -> None:
+    def _latency(self, job: Train, model: AdaptedModel, carrier: Carrier) -> dict[str, float] | None:
+        """Rows -> ratio to the bare base, where there is a limit or it was asked for; held against the limit."""
         limit = self.setup.max_latency_overhead
-        if limit is None:
-            return
-        split = self.setup.data.splits["validation"]
-        rows = next(iter(evaluation_batches(split, LATENCY_ROWS)))
-        batch = step_tensors(pad(split, rows, self.setup.data.pad_token), self.setup.kind, self.device)
-        bare = self._bare(carrier)
-        precision = torch.bfloat16 if self.setup.precision == "bfloat16" else None
-        ratio = overhead(model.eval(), bare.eval(), batch, autocast_dtype=precision)
-        if ratio > limit:
-            detail = f"a forward pass takes {ratio:.2f} times the bare base's, above the limit of {limit:.2f}"
-            raise TrialFailure("max_latency_overhead", detail, infeasible=True, measured=ratio)
+        if limit is None and not job.latency:
+            return None
+        patience = MOST_SECONDS if limit is None else math.inf
+        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=patience)
+        worst = max(ratios.values())
+        if limit is not None and worst > limit:
+            detail = f"a forward pass takes {worst:.2f} times the bare base's, above the limit of {limit:.2f}"
+            raise TrialFailure("max_latency_overhead", detail, infeasible=True, measured=worst)
+        return {str(rows): ratio for rows, ratio in ratios.items()}
 
     def _bare(self, carrier: Carrier) -> AdaptedModel:
         """The base under its head without any part."""

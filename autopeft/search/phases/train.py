@@ -61,6 +61,16 @@ class Trainer:
             final=final,
             time_limit=state.time_limit(state.seconds(trial.hash, rows_to - trial.rows, final=final)),
             execution=state.execution(trial.hash),
+            latency=trial.purpose == "confirm" and not self._latency_known(trial),
+        )
+
+    def _latency_known(self, trial: TrialLog) -> bool:
+        """Whether another run of the configuration has measured it, or is about to."""
+        runs = self._state.ledger.log.of_configuration(trial.hash, "confirm")
+        # Only earlier ones: after a resume several may run anew, and one of them must do it.
+        earlier = runs[: [run.id for run in runs].index(trial.id)]
+        return any(run.status == "running" for run in earlier) or any(
+            rung.latency for run in runs for rung in run.rungs
         )
 
     def took(self, slot: int, job: Train, outcome: Outcome) -> None:
@@ -93,6 +103,7 @@ class Trainer:
             adapter=outcome.adapter,
             sha256=outcome.sha256,
             head_params=outcome.values["head_params"],
+            latency=outcome.values.get("latency"),
         )
         state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds, execution=job.execution)
         if outcome.peak_bytes is not None:

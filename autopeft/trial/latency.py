@@ -1,0 +1,55 @@
+"""What an adapter adds to a forward pass, on the longest validation rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autopeft.compose.adapt import AdaptedModel
+from autopeft.cost.latency import Forward, overhead
+from autopeft.cost.step import StepTensors, answer_logits, step_tensors
+from autopeft.data.batches import evaluation_batches, pad
+from autopeft.trial.setup import WorkSetup
+
+LATENCY_ROWS = 16
+MOST_SECONDS = 4.0
+"""For each of the two ratios of a finalist, about: a large model gets fewer turns."""
+
+
+def measure_latency(
+    model: AdaptedModel, bare: AdaptedModel, setup: WorkSetup, device: torch.device, *, most_seconds: float
+) -> dict[int, float]:
+    """Rows in a batch -> time of a forward pass over the bare base's: for one row, and for 16 or all there are.
+
+    Args:
+        model: The adapted model; put into evaluation mode.
+        bare: The base under the same head, without any part.
+        setup: Data and precision.
+        device: Where both are.
+        most_seconds: As for `overhead`.
+    """
+    split = setup.data.splits["validation"]
+    rows = next(iter(evaluation_batches(split, LATENCY_ROWS)))
+    batch = step_tensors(pad(split, rows, setup.data.pad_token), setup.kind, device)
+    precision = torch.bfloat16 if setup.precision == "bfloat16" else None
+    return overhead(
+        _forward(model.eval(), setup.kind),
+        _forward(bare.eval(), setup.kind),
+        batch,
+        merged=setup.merged,
+        autocast_dtype=precision,
+        most_seconds=most_seconds,
+    )
+
+
+def _forward(model: AdaptedModel, kind: str) -> Forward:
+    """A forward pass as it is served: a language model gives the logits of the last token of each row."""
+    if kind != "causal_lm":
+        return model
+
+    def last(ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+        rows, length = ids.shape
+        ends = torch.arange(1, rows + 1, device=ids.device) * length - 1
+        return answer_logits(model, StepTensors(ids, mask, types, ends, ends))
+
+    return last
