@@ -56,6 +56,7 @@ def test_result_has_everything_that_it_promises(found: autopeft.SearchResult) ->
         assert block["validation"]["low"] <= block["validation"]["mean"] <= block["validation"]["high"]
         assert 0 <= block["test"]["accuracy"] <= 1
         assert (found.folder / block["adapter_path"] / "manifest.json").is_file()
+        assert set(block["latency"]) == {"1", "16"}
     assert values["baseline"]["methods"] == ["lora"]
     assert values["reference"]["name"] == "linear probe"
     assert values["test_reads"] == 1
