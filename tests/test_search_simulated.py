@@ -51,6 +51,8 @@ class Bench:
         self.until_decided = bool(options.get("until_decided", False))
         self.margin = options.get("margin")
         self.slots = int(options.get("slots", 2))  # type: ignore[call-overload]
+        self.eval_rows: dict[str, int] = options.get("eval_rows", {})  # type: ignore[assignment]
+        self.incumbent: str | None = options.get("incumbent")  # type: ignore[assignment]
         self.gate: Callable[[Configuration], Fit] = options.get("gate", lambda c: Fit(PLAIN))  # type: ignore[assignment]
 
     def field(self, head: str, speed: Speed) -> Field:
@@ -91,8 +93,9 @@ class Bench:
             else:
                 take_up(ledger, self.budget, self.slots)
             rules = Rules(
-                self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, 2000, "hash", None, 0
-            )
+                self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, 2000, "hash",
+                self.incumbent, 0, self.eval_rows,
+            )  # fmt: skip
             controller = Controller(ledger, rules, self.field, slots=self.slots)
             if stop_after is not None:
                 original, count = controller.on_event, [0]

@@ -96,6 +96,14 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("--preset", "preset", SEARCH, "a published pair of space and strategy", "NAME"),
     Flag("--incumbent", "incumbent", SEARCH, "adapter in use today, to compare with", "DIR"),
+    Flag(
+        "--eval-set",
+        "eval_sets",
+        SEARCH,
+        "further labelled rows that are scored in the end and decide nothing; may be repeated",
+        "NAME=FILE",
+        "texts",
+    ),
     Flag("--evidence", "evidence", SEARCH, "fresh seeds per finalist: quick 2, standard 3, strict 5", "LEVEL"),
     Flag("--until", "until", SEARCH, "`decided` ends the search once the verdict is settled", "WHEN"),
     Flag(
@@ -222,6 +230,9 @@ def _over_stored(values: Mapping[str, Any]) -> dict[str, Any]:
     if stored is None:
         # The process died before its first record: what is resumed is a search that never began.
         return dict(values)
+    # Those that a later session has added are not in the first record.
+    added = {name: known["source"] for name, known in log.eval_sets.items()}
+    stored = {**stored, "eval_sets": {**(stored.get("eval_sets") or {}), **added}}
     merged = lay_over(stored_values(stored, log.plan.get("budget")), values)
     task = merged["task"]
     if isinstance(task, Mapping) and in_memory(task.get("data")):
@@ -250,6 +261,8 @@ def with_flag_names(error: InputError, args: argparse.Namespace) -> InputError:
             return replace(problem, field=f"--set {field}")
         if field == "task_file":
             return replace(problem, field="TASK.yaml")
+        if field.startswith("eval_sets.") and args.eval_set is not None:
+            return replace(problem, field=field.replace("eval_sets.", "--eval-set ", 1))
         flag = flags.get(field)
         if flag is None or (args.file is not None and getattr(args, flag.key) is None):
             return problem

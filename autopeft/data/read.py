@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from autopeft.data.checks import class_names, standardise
 from autopeft.data.columns import Columns, infer
+from autopeft.data.frames import Frame
+from autopeft.data.further import as_eval_sets, frames_of, notes_of
 from autopeft.data.sources import gather
 from autopeft.data.splits import fill_splits, shared_rows
 from autopeft.errors import InputError
@@ -32,6 +35,8 @@ class RawData:
             names, targets as float64.
         notes: What was inferred, cut or found suspicious, one sentence each, to be shown.
         source: A short name for the data, without any path.
+        further: Eval sets by name, as `splits`.
+        further_notes: Name of an eval set -> what is suspicious about it.
     """
 
     kind: str
@@ -44,22 +49,38 @@ class RawData:
     splits: Mapping[str, pa.Table]
     notes: tuple[str, ...]
     source: str
+    further: Mapping[str, pa.Table] = field(default_factory=dict)
+    further_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def read(task: Task, *, seed: int) -> RawData:
+def read(task: Task, *, seed: int, eval_sets: Mapping[str, Any] | None = None) -> RawData:
     """Read, understand and check the data of a task.
 
     Args:
         task: The task; fields that are None or empty are inferred from the columns.
         seed: Seed of the rows that are cut where a split is missing.
+        eval_sets: Name -> file or rows of further labelled sets, with the columns and labels of the task.
 
     Raises:
-        InputError: With every fault of the source, or else of the columns, or else of the rows.
+        InputError: With every fault of the source, or else of the columns, or else of the rows; and of every eval set
+            that cannot be read.
     """
+    frames, problems = frames_of(eval_sets or {})
+    try:
+        raw = _read(task, frames, seed)
+    except InputError as error:
+        raise InputError([*as_eval_sets(error.problems, frames), *problems]) from error
+    if problems:
+        raise InputError(problems)
+    return raw
+
+
+def _read(task: Task, further: Mapping[str, Frame], seed: int) -> RawData:
     source = gather(task.data)
     columns = infer(task, source.splits["train"])
-    tables, notes = standardise(source.splits, columns)
+    tables, notes = standardise({**source.splits, **further}, columns)
     names = _names(tables, columns, source.splits["train"].class_names)
+    apart = {name: tables.pop(name) for name in further}
     _check_metric(columns, names)
     _check_targets(tables, columns)
     # One prompt may have several answers: it must not be in two splits, whatever the answers.
@@ -80,6 +101,11 @@ def read(task: Task, *, seed: int) -> RawData:
         splits=filled,
         notes=tuple(notes),
         source=source.label,
+        further=apart,
+        further_notes={
+            name: (*_empty_texts({name: table}, columns), *notes_of(name, table, filled, keys))
+            for name, table in apart.items()
+        },
     )
 
 

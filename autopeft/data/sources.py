@@ -85,6 +85,34 @@ def gather(data: Any) -> Source:
     return _from_hub(name)
 
 
+def one_table(value: Any, field: str) -> Frame:
+    """The rows of one labelled set: a file, a table in memory, or a list of mappings.
+
+    Args:
+        value: The path or the rows.
+        field: What to call it in problems.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if isinstance(value, str | Path):
+        name = str(value)
+        if not name.strip() or "\0" in name:
+            raise InputError.one(field, name, "is not a path", "Give a file")
+        path = Path(name).expanduser()
+        return read_file(path, field)
+    if isinstance(value, list | tuple) and value and all(isinstance(row, Mapping) for row in value):
+        try:
+            value = pa.Table.from_pylist([dict(row) for row in value])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError.one(field, "rows", f"a column mixes types: {error}", "Use one type in a column") from error
+    if not _is_table(value):
+        raise InputError.one(
+            field, type(value).__name__, "is not a table", "Give a file, a Dataset, a DataFrame, or a list of mappings"
+        )
+    return _from_memory(value, field.rpartition(".")[2])
+
+
 def _from_mapping(data: Mapping[Any, Any]) -> Source:
     problems: list[Problem] = []
     frames: dict[str, Frame] = {}

@@ -112,7 +112,7 @@ def statistic(metric: str, arrays: tuple[Array, ...], classes: int) -> float:
     if metric in _NEEDS:
         return float(arrays[0].mean())
     if metric in _CLASSIFIED:
-        return _CLASSIFIED[metric](_confusion(arrays[0], arrays[1], classes))
+        return _CLASSIFIED[metric](confusion(arrays[0], arrays[1], classes))
     return _REGRESSED[metric](arrays[0].astype(np.float64), arrays[1].astype(np.float64))
 
 
@@ -136,14 +136,14 @@ def class_count(metric: str, arrays: tuple[Array, ...]) -> int:
 # scikit-learn's checks of its inputs would stretch to a minute. The tests hold them to scikit-learn's values.
 
 
-def _confusion(prediction: Array, label: Array, classes: int) -> Floats:
+def confusion(prediction: Array, label: Array, classes: int) -> Floats:
     """Rows by right class and predicted class, float64 `[classes, classes]`."""
     cells = label.astype(np.int64) * classes + prediction.astype(np.int64)
     counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
     return np.asarray(counts, dtype=np.float64)
 
 
-def _f1_by_class(counts: Floats) -> Floats:
+def f1_by_class(counts: Floats) -> Floats:
     """F1 of each class, 0.0 where it neither occurs nor is predicted: `[classes]`."""
     both = counts.sum(0) + counts.sum(1)
     values = np.zeros(len(counts))
@@ -152,13 +152,13 @@ def _f1_by_class(counts: Floats) -> Floats:
 
 
 def _f1(counts: Floats) -> float:
-    values = _f1_by_class(counts)
+    values = f1_by_class(counts)
     return float(values[1]) if len(values) == 2 else float(values @ counts.sum(1) / counts.sum())
 
 
 def _macro_f1(counts: Floats) -> float:
     # Over the classes that occur in the labels: a wrong guess at a class without rows costs the others' recall already.
-    return float(_f1_by_class(counts)[counts.sum(1) > 0].mean())
+    return float(f1_by_class(counts)[counts.sum(1) > 0].mean())
 
 
 def _matthews(counts: Floats) -> float:

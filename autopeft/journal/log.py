@@ -167,6 +167,8 @@ class SearchLog:
         test_opened: Data of every ``test_opened``: how often the test rows were read for a decision taken.
         opened: Whether the test rows were opened for the finalists of now.
         tests: Name (``challenger``, ``baseline``, ``incumbent``) -> data of its ``test``.
+        eval_sets: Name of an eval set -> data of its latest ``eval_set``.
+        evaluations: Name of an eval set -> name (as in `tests`) -> data of its ``evaluated``.
         notes: Notes for the user, in order.
         finished: Data of ``finished``, or None while the search runs or after it died.
         sessions: 1, and 1 more for each time that it was resumed.
@@ -191,6 +193,8 @@ class SearchLog:
     test_opened: list[dict[str, Any]] = field(default_factory=list)
     opened: bool = False
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    eval_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: dict[str, Any] | None = None
     sessions: int = 1
@@ -239,6 +243,13 @@ class SearchLog:
                 self.opened, self.tests = True, {}
             case "test":
                 self.tests[data["name"]] = data
+            case "eval_set":
+                if data["sha256"] != self.eval_sets.get(data["name"], {}).get("sha256"):
+                    # Scores on the rows that it had before say nothing of these.
+                    self.evaluations[data["name"]] = {}
+                self.eval_sets[data["name"]] = data
+            case "evaluated":
+                self.evaluations.setdefault(data["set"], {})[data["name"]] = data
             case "note":
                 self.notes.append(data["text"])
             case "interrupted":

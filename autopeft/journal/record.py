@@ -80,6 +80,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "verdict": ("name", "difference", "low", "high", "takes", "reason", "seeds", "margin"),
     "test_opened": ("winner_sha256", "test_hash", "rows"),
     "test": ("name", "metrics", "outputs", "sha256"),
+    "eval_set": ("name", "source", "rows", "sha256", "whole"),
+    "evaluated": ("set", "name", "metrics", "outputs", "sha256", "rows", "reason"),
     "note": ("text",),
     "interrupted": ("signal",),
     "resumed": ("records", "reopened"),

@@ -62,6 +62,8 @@ def command(spec: Mapping[str, Any]) -> str | None:
         return None
     if str(task["data"]).startswith("<") or not all(isinstance(spec.get(n, ""), str) for n in ("space", "strategy")):
         return None
+    if any(str(value).startswith("<") for value in (spec.get("eval_sets") or {}).values()):
+        return None
     words = ["autopeft", "search"]
     for values, flags, kind in (
         (task, TASK_FLAGS, Task),
@@ -80,6 +82,8 @@ def command(spec: Mapping[str, Any]) -> str | None:
                     flag,
                     f"{one * 100:.10g}%" if share else f"{one:.10g}" if isinstance(one, float) else str(one),
                 ]
+    for name, value in (spec.get("eval_sets") or {}).items():
+        words += ["--eval-set", f"{name}={value}"]
     for name, value in spec.get("overrides") or ():
         words += ["--set", f"{name}={value}"]
     return shlex.join(words)

@@ -113,6 +113,7 @@ class Facts:
         figures: The numbers behind the figures.
         verdict: Data of the latest ``verdict``, or None.
         adapter: The folder of the winner's adapter, relative to the run folder, or None.
+        result: What ``result.json`` holds; empty before the end.
     """
 
     state: State
@@ -144,6 +145,7 @@ class Facts:
     command: str | None = None
     verdict: Mapping[str, Any] | None = None
     adapter: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
 
 
 def gather(log: SearchLog, running: bool = False) -> Facts:
@@ -189,10 +191,17 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         sessions=log.sessions,
         started=log.started,
         # Under the limits of the latest session.
-        command=command({**spec, "budget": budget}),
         verdict=log.verdict,
         adapter=(((log.finished or {}).get("result") or {}).get("winner") or {}).get("adapter_path"),
+        command=command({**spec, "budget": budget, "eval_sets": _eval_sets(log)}),
+        result=(log.finished or {}).get("result") or {},
     )
+
+
+def _eval_sets(log: SearchLog) -> dict[str, Any]:
+    """Those of the first session, and those that later ones added."""
+    first: Mapping[str, Any] = log.header.get("spec", {}).get("eval_sets") or {}
+    return {**first, **{name: known.get("source") for name, known in log.eval_sets.items()}}
 
 
 def _state(log: SearchLog, running: bool) -> State:

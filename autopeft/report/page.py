@@ -12,6 +12,7 @@ from autopeft.report.drawing import ARM_LABELS
 from autopeft.report.facts import Contender, Facts, TrialRow
 from autopeft.report.gallery import sections as drawings
 from autopeft.report.style import FIGURES, SCRIPT, STYLE
+from autopeft.report.rows import rows_section
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
 STATES = {
@@ -36,6 +37,7 @@ def page(facts: Facts) -> str:
     sections = [
         _answer(facts),
         _section("Comparison", _comparison(facts)),
+        rows_section(facts, _table),
         *(_section(title, body) for title, body in drawings(facts)),
         _section("Trials", _trials(facts)),
         _section("What became of the others", _losses(facts)),

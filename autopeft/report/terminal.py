@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.report.facts import Contender, Facts
+from autopeft.report.rows import evaluated, flipped
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
 STYLES = {"running": "cyan", "ended": "green", "interrupted": "yellow", "died": "red"}
@@ -98,6 +99,10 @@ def _lines(facts: Facts) -> list[str]:
         lines.append("busy:   " + ", ".join(f"{seconds / total:.0%} {outcome}" for outcome, seconds in shares))
     if facts.figures.rates.curves:
         lines.append(f"LoRA:   {facts.figures.rates.sentence()}")
+    for name, rows, *scores in evaluated(facts):
+        lines.append(f"{name}: {facts.metric} {scores[0]} on {rows} rows (decided nothing)")
+    if sentence := flipped(facts):
+        lines.append(f"rows:   {sentence}")
     if facts.test_reads > 1:
         lines.append(f"test:   opened {facts.test_reads} times")
     return lines

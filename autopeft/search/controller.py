@@ -6,7 +6,7 @@ What happens next follows from the journal alone, so that a search which is take
     explore   both arms climb the rungs
     simplify  parts of the challenger that do not earn their place go, where there is time
     confirm   the best of each arm is trained again with fresh seeds
-    test      the test rows are read once
+    test      the test rows are read once, and after them the eval sets
     done
 
 One file of `autopeft.search.phases` each says what the workers do meanwhile.
@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from autopeft.data.sources import SPLITS
 from autopeft.executors import Done, Event, Lost, Progressed, Wait
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
-from autopeft.search.phases import Confirm, Explore, ProbePhase, Simplify, TestPhase, Trainer
+from autopeft.search.phases import Confirm, EvalSets, Explore, ProbePhase, Simplify, TestPhase, Trainer
 from autopeft.search.phases.train import ATTEMPTS
 from autopeft.search.state import Field, Rules, State
 from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
@@ -60,7 +61,8 @@ class Controller:
         self._explore = Explore(self.state, self._trainer, self._simplify)
         self._confirm = Confirm(self.state, self._trainer)
         self._test = TestPhase(self.state)
-        self._losses: dict[str, int] = {}
+        self._eval_sets = EvalSets(self.state, self._test)
+        self._losses: dict[tuple[str, str], int] = {}
         for trial in list(ledger.log.trials.values()):
             if trial.ended is None and trial.status == "running":
                 # It ran when the last session ended.
@@ -76,7 +78,7 @@ class Controller:
             return "explore" if log.simplify is None else "simplify"
         if log.verdict is None:
             return "confirm"
-        return "test" if self._test.left() else "done"
+        return "test" if self._test.left() or self._eval_sets.left() else "done"
 
     def next(self, slot: int) -> Job | Wait | Done:
         """What the free slot does now."""
@@ -105,7 +107,7 @@ class Controller:
             case Probe():
                 self._probe.took(outcome.job, outcome)
             case Evaluate():
-                self._test.took(outcome.job, outcome)
+                self._evaluated(outcome.job, outcome)
 
     def tick(self) -> None:
         """Called at least once a second while jobs run."""
@@ -130,7 +132,7 @@ class Controller:
                 case "confirm":
                     answer = self._confirm.next(slot)
                 case "test":
-                    answer = self._test.next(slot)
+                    answer = self._test.next(slot) if self._test.left() else self._eval_sets.next(slot)
                 case "done":
                     answer = Done()
         return answer
@@ -141,8 +143,13 @@ class Controller:
                 self._trainer.lost(event.job, event)
             case Probe():
                 self._probe.lost(event.slot, event.reason)
-            case Evaluate(name=name):
+            case Evaluate(name=name, split=split):
                 # Asked for again, as nothing of it is in the journal; but not for ever.
-                self._losses[name] = self._losses.get(name, 0) + 1
-                if self._losses[name] >= ATTEMPTS:
-                    self._test.took(event.job, Outcome(event.job, "failed", "lost", event.reason))
+                key = (split, name)
+                self._losses[key] = self._losses.get(key, 0) + 1
+                if self._losses[key] >= ATTEMPTS:
+                    self._evaluated(event.job, Outcome(event.job, "failed", "lost", event.reason))
+
+    def _evaluated(self, job: Evaluate, outcome: Outcome) -> None:
+        phase = self._test if job.split in SPLITS else self._eval_sets
+        phase.took(job, outcome)

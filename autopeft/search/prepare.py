@@ -21,6 +21,7 @@ from autopeft.compose.base import (
 )
 from autopeft.compose.identity import config_alone
 from autopeft.data.encode import encode, plan_of
+from autopeft.data.eval_sets import encode_eval_sets
 from autopeft.data.read import RawData, read
 from autopeft.errors import InputError, Problem
 from autopeft.executors.base import cores
@@ -69,7 +70,7 @@ def gather(spec: SearchSpec, tokenizer: Callable[[], Any]) -> Gathered:
     problems: list[Problem] = []
     space = _collect(problems, lambda: _space_values(spec.space, spec.overrides))
     strategy = _collect(problems, lambda: _strategy_values(spec.strategy, spec.overrides))
-    raw = _collect(problems, lambda: read(spec.task, seed=spec.seed))
+    raw = _collect(problems, lambda: read(spec.task, seed=spec.seed, eval_sets=spec.eval_sets))
     loaded = _collect(problems, tokenizer)
     if raw is not None:
         problems += _check_target(spec, raw.kind)
@@ -103,9 +104,8 @@ def prepare(spec: SearchSpec) -> Prepared:
     if raw.kind == "causal_lm":
         _check_causal(spec, base)
     told = [] if spec.incumbent is None else check_incumbent(spec.incumbent, base, raw)
-    data, encoding_notes = encode(
-        raw, tokenizer, max_length=spec.task.max_length, model_max=model_positions(base.config)
-    )
+    model_max = model_positions(base.config)
+    data, encoding_notes = encode(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
     memory_limit = spec.budget.max_memory
     if memory_limit is None and not gpu and spec.ray_address is None:
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
@@ -135,6 +135,7 @@ def prepare(spec: SearchSpec) -> Prepared:
             *told,
             f"the frozen base computes in {precision} with {attention} attention",
         ),
+        eval_sets=encode_eval_sets(raw, data, encoding_notes, tokenizer, model_max=model_max),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from autopeft.cost.memory import Fit, MemoryGate, MemoryModel
 from autopeft.cost.time import StepCosts
 from autopeft.data.batches import longest_batch
 from autopeft.data.encoded import EncodedData, EncodedSplit
+from autopeft.data.eval_sets import EvalSet
 from autopeft.data.plan import TextPlan
 from autopeft.data.read import RawData
 from autopeft.errors import NothingFeasible
@@ -66,6 +67,7 @@ class Prepared:
         memory_limit: Live bytes that a trial may take: the budget's limit, or each worker's share of what is free on
             this machine; None where neither is known.
         notes: What was inferred and decided, as sentences.
+        eval_sets: Further rows that are scored in the end and decide nothing.
     """
 
     spec: SearchSpec
@@ -83,6 +85,7 @@ class Prepared:
     attention: Attention
     memory_limit: int | None
     notes: tuple[str, ...]
+    eval_sets: Mapping[str, EvalSet]
 
     @property
     def identity(self) -> BaseIdentity:
@@ -231,7 +234,7 @@ class Prepared:
         lm, budget = self.raw.kind == "causal_lm", self.spec.budget
         return WorkSetup(
             base=self.base,
-            data=self.data,
+            data=replace(self.data, splits={**self.data.splits, **{n: s.split for n, s in self.eval_sets.items()}}),
             kind=self.raw.kind,
             metric=self.raw.metric,
             labels=self.labels,

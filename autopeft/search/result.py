@@ -16,6 +16,7 @@ from autopeft.journal.log import ConfigurationLog
 from autopeft.search.division import Division
 from autopeft.search.finals import Finals, Role
 from autopeft.search.ledger import Ledger
+from autopeft.search.rows import FinalRows
 from autopeft.space.execution import Execution
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm
@@ -108,6 +109,7 @@ def build_result(
     rejected = sum(r["constraint"] == "max_memory" for r in log.rejected)
     busy = {arm: sum(t.seconds for t in log.trials.values() if t.arm == arm) for arm in arms}
     probes = log.probes
+    rows = FinalRows(ledger)
     return {
         "schema": SCHEMA,
         "status": status,
@@ -119,6 +121,11 @@ def build_result(
         "challenger": blocks["challenger"],
         "incumbent": _incumbent(log),
         "reference": _reference(log),
+        "flips": rows.flips(),
+        "slices": rows.slices(),
+        "eval_sets": rows.eval_sets(),
+        # Filled where they are written.
+        "predictions": {},
         "pareto": pareto(log),
         "trials": {
             "completed": counts["completed"],

@@ -21,16 +21,18 @@ from autopeft.executors import Executor, make
 from autopeft.journal import Journal, Record, check_folder
 from autopeft.search.controller import Controller
 from autopeft.search.division import FINISH_SECONDS
+from autopeft.search.eval_sets import declare
 from autopeft.search.events import Event, Listener, Snapshot
 from autopeft.search.ledger import Ledger
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
 from autopeft.search.result import SearchResult, build_result, place_winner, write_json
 from autopeft.search.resume import check_fingerprint, take_up
+from autopeft.search.rows import FinalRows
 from autopeft.search.snapshot import snapshot
 from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
-from autopeft.spec.parse import checked, parse_search
+from autopeft.spec.parse import checked, parse_search, spec_to_dict
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "mlflow", "numpy", "safetensors")
 
@@ -151,6 +153,8 @@ class _Session:
                 "search_started", schema=1, version=__version__, **self._prepared.header(self._environment)
             )
             self._ledger.write("modules", map=self._prepared.modules(self._prepared.heads[0]).to_dict())
+        sources = spec_to_dict(self._spec)["eval_sets"]
+        declare(self._ledger, self._prepared.eval_sets, sources, self._spec.budget)
         status, message = "found", None
         smallest: dict[str, float] | None = None
         fault: AutopeftError | None = None
@@ -187,6 +191,7 @@ class _Session:
             test_hash=prepared.data.hashes["test"],
             incumbent=None if spec.incumbent is None else str(Path(spec.incumbent).resolve()),
             seed=spec.seed,
+            eval_rows={name: given.split.rows for name, given in prepared.eval_sets.items()},
         )
         self._controller = Controller(
             self._ledger, rules, prepared.field, slots=executor.slots, on_tick=lambda: self._tell(None)
@@ -222,6 +227,7 @@ class _Session:
         if status == "found" and values["winner"] is None:
             values["status"], values["message"] = "failed", "no trial ended well; see the causes in report.html"
         place_winner(self._folder, values)
+        values["predictions"] = FinalRows(self._ledger).write()
         self._ledger.write("finished", status=values["status"], result=values)
         write_json(self._folder / "result.json", values)
         report(self._folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopeft.cost.time import StepCosts
 from autopeft.errors import AutopeftError
@@ -40,6 +40,7 @@ class Rules:
         test_hash: Checksum of the test rows.
         incumbent: Folder of the adapter in use today, or None.
         seed: Seed of exploration.
+        eval_rows: Name -> rows of the eval sets that are given now.
     """
 
     budget: Budget
@@ -52,6 +53,7 @@ class Rules:
     test_hash: str
     incumbent: str | None
     seed: int
+    eval_rows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from autopeft.errors import InputError, Problem
 from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_seconds
 from autopeft.spec.budget import TARGETS, Budget
+from autopeft.spec.eval_sets import parse_eval_sets
 from autopeft.spec.fields import Fields, read_text, suggest
 from autopeft.spec.search import EVIDENCE, EXECUTORS, SearchSpec
 from autopeft.spec.stored import as_given, spec_to_dict
@@ -192,6 +193,7 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         strategy=_named_or_values(fields, "strategy", "tpe-asha"),
         preset=preset,
         incumbent=_path(fields, "incumbent"),
+        eval_sets=parse_eval_sets(fields),
         evidence=fields.choice("evidence", EVIDENCE, "standard"),
         until=fields.choice("until", ("decided",), None),
         within=fields.number("within", None, low=1e-6, high=1e6),
@@ -329,6 +331,8 @@ def load_task_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name in ("incumbent", "space", "strategy"):
         if name in loaded:
             loaded[name] = _beside(folder, loaded[name])
+    if isinstance(loaded.get("eval_sets"), dict):
+        loaded["eval_sets"] = {name: _beside(folder, value) for name, value in loaded["eval_sets"].items()}
     return loaded
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,8 @@ class SearchSpec:
         strategy: Likewise.
         preset: A published pair of space and strategy; None for none.
         incumbent: Folder of the adapter in use today, to be compared; None for none.
+        eval_sets: Name -> file, or from Python a `Dataset`, a `DataFrame` or a list of mappings: further labelled rows
+            with the columns and labels of the task, which are scored in the end and decide nothing.
         evidence: How much of the budget goes to certainty: 2, 3 or 5 fresh seeds for each finalist.
         until: ``decided`` ends the search as soon as the verdict is settled; None uses the whole budget.
         within: Return the smallest adapter that is shown to be no worse than tuned LoRA by more than so many points
@@ -47,6 +50,7 @@ class SearchSpec:
     strategy: Any = "tpe-asha"
     preset: str | None = None
     incumbent: str | None = None
+    eval_sets: Mapping[str, Any] = field(default_factory=dict)
     evidence: Evidence = "standard"
     until: Literal["decided"] | None = None
     within: float | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from autopeft.spec import eval_sets
 from autopeft.spec.search import SearchSpec
 
 __all__ = ["absolute_store", "as_given", "in_memory", "lay_over", "spec_to_dict", "stored_values"]
@@ -26,7 +27,8 @@ def spec_to_dict(spec: SearchSpec) -> dict[str, Any]:
     """
     data = spec.task.data
     label = _absolute(data) if isinstance(data, (str, os.PathLike)) else f"<{type(data).__name__} in memory>"
-    values = asdict(replace(spec, task=replace(spec.task, model=_absolute(spec.task.model), data=label)))
+    task = replace(spec.task, model=_absolute(spec.task.model), data=label)
+    values = asdict(replace(spec, task=task, eval_sets=eval_sets.stored(spec.eval_sets, _absolute)))
     values["task"]["text_columns"] = list(spec.task.text_columns)
     values["overrides"] = [[name, value] for name, value in spec.overrides]
     if spec.incumbent is not None:
@@ -59,6 +61,9 @@ def stored_values(spec: Mapping[str, Any], budget: Mapping[str, Any] | None = No
     values["task"] = {name: value for name, value in spec["task"].items() if value not in (None, [])}
     values["budget"] = dict(spec["budget"] if budget is None else budget)
     values["set"] = as_given(spec.get("overrides") or ())
+    # Those in memory are gone; what was scored on them is in the journal.
+    sets = spec.get("eval_sets") or {}
+    values["eval_sets"] = {name: value for name, value in sets.items() if not in_memory(value)}
     return values
 
 
@@ -100,6 +105,8 @@ def lay_over(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     for name in ("task", "budget"):
         if isinstance(own.get(name), Mapping):
             merged[name] = {**base[name], **{key: value for key, value in own[name].items() if value is not None}}
+    if "eval_sets" in own:
+        merged["eval_sets"] = eval_sets.merged(base.get("eval_sets"), own["eval_sets"])
     if "set" in own:
         changes = own["set"]
         pairs = list(changes.items()) if isinstance(changes, Mapping) else changes

@@ -72,9 +72,9 @@ class Evaluate:
     """Evaluate a stored adapter on a split.
 
     Attributes:
-        name: A label for the outcome, e.g. ``winner`` or ``incumbent``.
+        name: A label for the outcome, e.g. ``baseline`` or ``incumbent``.
         folder: The adapter folder (absolute, or relative to the run folder).
-        split: ``validation`` or ``test``.
+        split: ``validation``, ``test``, or the name of an eval set.
         outputs: File for the per-example outputs, relative to the run folder.
         rows: Rows to evaluate on, a fixed choice of them; None for all.
         sha256: Checksum of the adapter's weights that must match, or None.
@@ -83,7 +83,7 @@ class Evaluate:
 
     name: str
     folder: str
-    split: Literal["validation", "test"]
+    split: str
     outputs: str
     rows: int | None = None
     sha256: str | None = None

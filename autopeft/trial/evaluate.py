@@ -40,10 +40,15 @@ def tensors(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def subset(split: EncodedSplit, rows: int | None) -> Array:
+    """`chosen_rows` of a split."""
+    return chosen_rows(split.rows, rows)
+
+
+def chosen_rows(total: int, rows: int | None) -> Array:
     """A fixed random choice of rows, the same for every trial, sorted; all rows for None or when there are no more."""
-    if rows is None or split.rows <= rows:
-        return np.arange(split.rows)
-    chosen = np.random.default_rng(20240319).choice(split.rows, size=rows, replace=False)
+    if rows is None or total <= rows:
+        return np.arange(total)
+    chosen = np.random.default_rng(20240319).choice(total, size=rows, replace=False)
     return np.sort(chosen)
 
 

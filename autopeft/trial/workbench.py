@@ -23,6 +23,7 @@ from autopeft.compose.stock import is_stock_folder, load_stock, stock_head
 from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.cost.step import build_optimizer
 from autopeft.data.batches import padded_length
+from autopeft.data.sources import SPLITS
 from autopeft.errors import InputError, TrialFailure
 from autopeft.evidence.metrics import score
 from autopeft.inspect import module_map
@@ -241,7 +242,9 @@ class Workbench:
         return float(exact.mean()), exact
 
     def _check_length(self, model: AdaptedModel) -> None:
-        longest = max(padded_length(int(split.lengths.max(initial=0))) for split in self.setup.data.splits.values())
+        # Eval sets have no say in what can be trained.
+        own = [split for name, split in self.setup.data.splits.items() if name in SPLITS]
+        longest = max(padded_length(int(split.lengths.max(initial=0))) for split in own)
         if model.positions is not None and longest > model.positions:
             detail = f"batches of {longest} tokens do not fit behind the prompt: {model.positions} positions are left"
             raise TrialFailure("unsupported", detail, infeasible=True, measured=longest)

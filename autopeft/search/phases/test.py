@@ -20,8 +20,8 @@ class TestPhase:
 
     def left(self) -> list[str]:
         """Names that have no test scores yet."""
-        tests, weights = self._state.ledger.log.tests, self._weights()
-        return [name for name in self._folders() if name not in tests or tests[name]["sha256"] != weights.get(name)]
+        tests, weights = self._state.ledger.log.tests, self.weights()
+        return [name for name in self.folders() if name not in tests or tests[name]["sha256"] != weights.get(name)]
 
     def next(self, slot: int) -> Job | Wait | Done:
         """An evaluation on the test rows. Before the first one, what is read for whom is journalled."""
@@ -34,8 +34,8 @@ class TestPhase:
             rows = self._affordable_rows()
             state.ledger.write("test_opened", winner_sha256=chosen, test_hash=state.rules.test_hash, rows=rows)
         name = names[0]
-        sha256 = self._weights().get(name)
-        folder, outputs = self._folders()[name], f"test/{name}.safetensors"
+        sha256 = self.weights().get(name)
+        folder, outputs = self.folders()[name], f"test/{name}.safetensors"
         # As many for all of them, also for those that are read by a later session.
         rows = state.ledger.log.test_opened[-1].get("rows")
         expected = state.evaluation_seconds(state.rules.test_rows if rows is None else rows)
@@ -53,7 +53,7 @@ class TestPhase:
             return
         ledger.write("test", name=job.name, metrics=outcome.metrics, outputs=outcome.outputs, sha256=job.sha256)
 
-    def _folders(self) -> dict[str, str]:
+    def folders(self) -> dict[str, str]:
         """Adapter folder of every name that is tested."""
         state = self._state
         folders: dict[str, str | None] = {r: run.rungs[-1].adapter for r, run in state.finals.best_runs().items()}
@@ -61,14 +61,14 @@ class TestPhase:
             folders["incumbent"] = state.rules.incumbent
         return {name: folder for name, folder in folders.items() if folder is not None}
 
-    def _weights(self) -> dict[str, str | None]:
+    def weights(self) -> dict[str, str | None]:
         """Checksum of the weights that are tested, by name; an incumbent has none."""
         return {role: run.rungs[-1].sha256 for role, run in self._state.finals.best_runs().items()}
 
     def _affordable_rows(self) -> int | None:
         """Test rows that the time left allows; None for all. Said when it is not all."""
         state, end, compute = self._state, self._state.division.deadline, self._state.rules.budget.max_compute
-        names = len(self._folders())
+        names = len(self.folders())
         each = [] if end is None else [(end - state.ledger.used) / -(-names // state.slots)]
         if compute is not None:
             each.append((compute - state.busy()) / names)
