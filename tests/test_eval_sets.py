@@ -200,9 +200,9 @@ def test_all_that_is_wrong_with_eval_sets_is_told_at_once(tmp_path: Path) -> Non
         "eval_sets.gone", "eval_sets.lacking.label", "eval_sets.number",
     }  # fmt: skip
     with pytest.raises(InputError) as error:
-        read_with(unknown=unknown, gone=tmp_path / "gone.csv")
+        read_with(unknown=unknown, gone=tmp_path / "gone.csv", lacking=lacking)
     told = {problem.field: problem for problem in error.value.problems}
-    assert set(told) == {"eval_sets.unknown[1].label", "eval_sets.gone"}
+    assert set(told) == {"eval_sets.unknown[1].label", "eval_sets.gone", "eval_sets.lacking.label"}
     assert told["eval_sets.unknown[1].label"].value == "awful"
 
 
@@ -210,6 +210,10 @@ def test_problems_of_the_data_and_of_an_eval_set_come_together(tmp_path: Path) -
     with pytest.raises(InputError) as error:
         read(Task("m", reviews().drop(columns="label")), seed=0, eval_sets={"gone": tmp_path / "gone.csv"})
     assert {problem.field for problem in error.value.problems} == {"task.label_column", "eval_sets.gone"}
+    bad = reviews(4).assign(label="awful")
+    with pytest.raises(InputError) as error:
+        read(Task("m", {"train": reviews(), "validation": bad}), seed=0, eval_sets={"web": bad})
+    assert {p.field for p in error.value.problems} == {"data.validation[0].label", "eval_sets.web[0].label"}
 
 
 TASK = {"model": "m", "data": "d"}

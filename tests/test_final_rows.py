@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_eval_sets import an_eval_set, bench, declared
+from test_eval_sets import an_eval_set, bench, declared, folded
 
 from autopeft.evidence import class_scores, flips
 from autopeft.journal import Journal
@@ -19,7 +21,8 @@ from autopeft.search.ledger import Ledger
 from autopeft.search.rows import FinalRows
 from autopeft.strategy.jobs import Evaluate
 from autopeft.testing.worlds import SyntheticWorld, by_method
-from autopeft.trial.checkpoint import write_arrays
+from autopeft.trial.checkpoint import read_arrays, write_arrays
+from autopeft.trial.evaluate import chosen_rows
 
 # In result and report
 
@@ -89,6 +92,25 @@ def test_predictions_are_rows_and_no_texts(ended: tuple[Path, dict[str, Any]]) -
     assert sorted(path.name for path in (folder / "predictions").iterdir()) == [
         "test.parquet", "validation.parquet", "web.parquet",
     ]  # fmt: skip
+
+
+def test_rows_that_only_one_was_judged_on_are_told(ended: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    shutil.copytree(ended[0], tmp_path / "run")
+    with Journal.resume(tmp_path / "run") as journal:
+        rows = FinalRows(Ledger(journal))
+        file = tmp_path / "run" / str(folded(ended[0]).tests[rows.winner]["outputs"])
+        chosen = chosen_rows(600, 100)
+        write_arrays(file, {name: array[chosen] for name, array in read_arrays(file).items()})
+        assert rows.flips() is None
+        table = pq.read_table(tmp_path / "run" / rows.write()["test"]).to_pandas()
+        (tmp_path / "run" / str(folded(ended[0]).tests[rows.opponent]["outputs"])).unlink()
+        assert rows.compared()[0] == "validation"
+    before = pd.read_parquet(ended[0] / "predictions" / "test.parquet")
+    assert table["label"].equals(before["label"])
+    assert table["opponent_prediction"].equals(before["opponent_prediction"])
+    seen = table["winner_prediction"].notna()
+    assert table["row"][seen].tolist() == chosen.tolist()
+    assert table["winner_prediction"][seen].equals(before["winner_prediction"][seen])
 
 
 def test_the_report_tells_it_from_the_journal_alone(ended: tuple[Path, dict[str, Any]]) -> None:

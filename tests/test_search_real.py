@@ -113,6 +113,30 @@ def test_a_finished_search_is_not_run_again(found: autopeft.SearchResult, minilm
     assert again.winner["sha256"] == found.winner["sha256"]
 
 
+def test_an_eval_set_is_added_to_a_finished_search(
+    found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(found.folder, tmp_path / "run")
+    rows = pd.read_csv(tiny_reviews / "test.csv")
+    seen = pd.read_csv(tiny_reviews / "train.csv")[:30].to_dict("records")
+    sets = {"same": tiny_reviews / "test.csv", "seen": seen}
+    result = run(options(minilm, tiny_reviews, tmp_path / "run", resume=True, eval_sets=sets))
+    same = result.values["eval_sets"]["same"]
+    assert same["winner"] == found.winner["test"]
+    assert same["baseline"] == found.values["baseline"]["test"]
+    assert (same["rows"], same["evaluated"], result.values["test_reads"]) == (len(rows), len(rows), 1)
+    assert any("30 of 30 seen rows (100.0%) have the same text as a train row" in n for n in result.values["notes"])
+    assert result.values["flips"] == found.values["flips"]
+    tables = {n: pd.read_parquet(tmp_path / "run" / path) for n, path in result.values["predictions"].items()}
+    assert set(tables) == {"validation", "test", "same", "seen"}
+    assert tables["test"].equals(tables["same"])
+    assert tables["test"]["label"].tolist() == rows["label"].tolist()
+    right = tables["test"]["winner_prediction"] == tables["test"]["label"]
+    assert right.mean() == pytest.approx(found.winner["test"]["accuracy"])
+    assert "delightful" in rows["text"].to_string()
+    assert "delightful" not in tables["test"].to_string()
+
+
 @pytest.mark.slow
 def test_more_trials_reopen_a_finished_search(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -162,6 +186,9 @@ def test_a_data_frame_and_a_regression(minilm: Path, tmp_path: Path) -> None:
     )
     assert result.values["task"]["kind"] == "regression"
     assert result.winner["test"]["pearson"] > 0.8
+    assert result.values["flips"]["both_right"] is None
+    assert result.values["slices"] is None
+    assert pd.read_parquet(tmp_path / "run" / "predictions" / "test.parquet")["label"].between(-2, 2.1).all()
     predicted = autopeft.load(tmp_path / "run").predict(["a superb film number 1", "an awful film number 1"])
     assert predicted[0]["score"] > predicted[1]["score"]
 

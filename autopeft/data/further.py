@@ -42,6 +42,12 @@ def as_eval_sets(problems: Sequence[Problem], names: Collection[str]) -> list[Pr
     return renamed
 
 
+def is_about(problems: Sequence[Problem], name: str) -> bool:
+    """Whether one of the problems is an eval set's."""
+    starts = (f"{FIELD}.{name}.", f"{FIELD}.{name}[")
+    return any(problem.field == f"{FIELD}.{name}" or problem.field.startswith(starts) for problem in problems)
+
+
 def notes_of(name: str, table: pa.Table, splits: Mapping[str, pa.Table], texts: Sequence[str]) -> list[str]:
     """A warning where rows of an eval set were trained on or chosen by.
 

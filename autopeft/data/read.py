@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from autopeft.data.checks import class_names, standardise
 from autopeft.data.columns import Columns, infer
 from autopeft.data.frames import Frame
-from autopeft.data.further import as_eval_sets, frames_of, notes_of
+from autopeft.data.further import as_eval_sets, frames_of, is_about, notes_of
 from autopeft.data.sources import gather
 from autopeft.data.splits import fill_splits, shared_rows
 from autopeft.errors import InputError
@@ -66,13 +66,20 @@ def read(task: Task, *, seed: int, eval_sets: Mapping[str, Any] | None = None) -
             that cannot be read.
     """
     frames, problems = frames_of(eval_sets or {})
-    try:
-        raw = _read(task, frames, seed)
-    except InputError as error:
-        raise InputError([*as_eval_sets(error.problems, frames), *problems]) from error
-    if problems:
-        raise InputError(problems)
-    return raw
+    while True:
+        try:
+            raw = _read(task, frames, seed)
+        except InputError as error:
+            problems = [*as_eval_sets(error.problems, frames), *problems]
+            good = {name: frame for name, frame in frames.items() if not is_about(problems, name)}
+            if len(good) == len(frames):
+                raise InputError(problems) from error
+            # A fault of one eval set's columns must not hide one of another's rows.
+            frames = good
+        else:
+            if problems:
+                raise InputError(problems)
+            return raw
 
 
 def _read(task: Task, further: Mapping[str, Frame], seed: int) -> RawData:

@@ -135,7 +135,8 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
                 "metric": prepared.raw.metric,
                 "rows": rows,
                 "max_length": prepared.data.max_length,
-                "notes": list(prepared.notes),
+                "eval_sets": {name: given.split.rows for name, given in prepared.eval_sets.items()},
+                "notes": [*prepared.notes, *(note for given in prepared.eval_sets.values() for note in given.notes)],
             },
             "model": {
                 "id": prepared.identity.id,

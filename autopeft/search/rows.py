@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 from safetensors import SafetensorError
 
@@ -149,7 +150,7 @@ class FinalRows:
                 if column == "label" and column in columns:
                     # Where the two were judged on different rows, each knows labels of its own.
                     own = self._column(array_name, values, mask)
-                    columns[column] = pa.compute.coalesce(columns[column], own)
+                    columns[column] = pc.coalesce(columns[column], own)
                     continue
                 columns[column] = self._column(array_name, values, mask)
         first = {"row": pa.array(np.arange(total))}

@@ -179,6 +179,9 @@ def summary_metrics(log: SearchLog) -> dict[str, float]:
     values[f"reference.validation.{log.metric}"] = reference
     for name, test in log.tests.items():
         values |= {f"{name}.test.{metric}": value for metric, value in test["metrics"].items()}
+    for name, scored in log.evaluations.items():
+        for role, data in scored.items():
+            values |= {f"{role}.{name}.{metric}": value for metric, value in data["metrics"].items()}
     for name in ("difference", "low", "high"):
         values[f"verdict.{name}"] = (log.verdict or {}).get(name)
     return finite(values)

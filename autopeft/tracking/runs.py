@@ -125,7 +125,7 @@ class Runs:
                     if trial in self._log.trials and self._log.trials[trial].hash == self._log.winner:
                         self._write(run, tags={"autopeft.winner": "true"})
                 self._write(self._parent, summary_metrics(self._log), summary_tags(self._log), moment=moment)
-            case "test":
+            case "test" | "evaluated":
                 self._write(self._parent, metrics=summary_metrics(self._log), moment=moment)
             case "interrupted":
                 self.end("KILLED", f"stopped by {data.get('signal')}; it can be resumed", moment)
