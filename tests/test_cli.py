@@ -110,6 +110,9 @@ class TestFlags:
             if flag.reading == "switch":
                 argv.append(flag.name)
                 expected[flag.field] = True
+            elif flag.field == "eval_sets":
+                argv += [flag.name, "a=a.csv", flag.name, "b=b.csv"]
+                expected[flag.field] = {"a": "a.csv", "b": "b.csv"}
             elif flag.reading == "texts":
                 argv += [flag.name, "a", flag.name, "b"]
                 expected[flag.field] = ("a", "b")
