@@ -11,8 +11,8 @@ from autopeft.report.answer import difference, next_step
 from autopeft.report.drawing import ARM_LABELS
 from autopeft.report.facts import Contender, Facts, TrialRow
 from autopeft.report.gallery import sections as drawings
-from autopeft.report.style import FIGURES, SCRIPT, STYLE
 from autopeft.report.rows import rows_section
+from autopeft.report.style import FIGURES, SCRIPT, STYLE
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
 STATES = {

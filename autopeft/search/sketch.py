@@ -62,6 +62,8 @@ def sketch(spec: SearchSpec, device_tflops: float | None = None) -> Prepared:
         attention=attention,
         memory_limit=spec.budget.max_memory,
         notes=tuple(notes),
+        # They were read and checked; what they hold matters only to a search.
+        eval_sets={},
     )
     try:
         prepared.modules(prepared.heads[0])
