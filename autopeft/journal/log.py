@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +23,7 @@ class RungLog:
         rows: Rows that the trial had seen by then.
         metrics: Metric name -> value on the validation rows.
         loss: Mean training loss of the last part, or None.
+        losses: `(rows seen by then, mean training loss since the point before)`, in order; empty where unknown.
         seconds: Wall seconds of the job that ended here.
         train_seconds: Of these, in optimizer steps.
         evaluate_seconds: Of these, in evaluation.
@@ -39,6 +40,7 @@ class RungLog:
     rows: int
     metrics: Mapping[str, float]
     loss: float | None = None
+    losses: Sequence[tuple[int, float]] = ()
     seconds: float = 0.0
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
@@ -118,6 +120,17 @@ class TrialLog:
         """The highest count of live tensor bytes over its rungs."""
         return max((rung.peak_bytes for rung in self.rungs if rung.peak_bytes is not None), default=None)
 
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """`(rows seen by then, mean training loss since the point before)` over all its rungs."""
+        curve: list[tuple[int, float]] = []
+        for rung in self.rungs:
+            if rung.losses:
+                # A trial that began anew has been there before.
+                curve = [point for point in curve if point[0] < rung.losses[0][0]]
+                curve += [(int(rows), float(loss)) for rows, loss in rung.losses]
+        return curve
+
     def score(self, metric: str) -> float | None:
         """The metric at the last rung reached, or None."""
         return self.rungs[-1].metrics.get(metric) if self.rungs else None
@@ -165,6 +178,7 @@ class SearchLog:
         finalists: Data of the latest ``finalists``, or None.
         verdict: Data of the latest ``verdict``, or None.
         test_opened: Data of every ``test_opened``: how often the test rows were read for a decision taken.
+        looks: Data of ``looks`` since the test rows were last opened, or None.
         opened: Whether the test rows were opened for the finalists of now.
         tests: Name (``challenger``, ``baseline``, ``incumbent``) -> data of its ``test``.
         eval_sets: Name of an eval set -> data of its latest ``eval_set``.
@@ -191,6 +205,7 @@ class SearchLog:
     finalists: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = None
     test_opened: list[dict[str, Any]] = field(default_factory=list)
+    looks: dict[str, Any] | None = None
     opened: bool = False
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     eval_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -238,9 +253,11 @@ class SearchLog:
                 self.finalists = data
             case "verdict":
                 self.verdict = data
+            case "looks":
+                self.looks = data
             case "test_opened":
                 self.test_opened.append(data)
-                self.opened, self.tests = True, {}
+                self.opened, self.tests, self.looks = True, {}, None
             case "test":
                 self.tests[data["name"]] = data
             case "eval_set":

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from autopeft.evidence.advice import advise
+from autopeft.evidence.signatures import Signature
 from autopeft.journal import SearchLog, TrialLog, describe
 from autopeft.report.command import command
 from autopeft.report.figures import Figures, figures
@@ -107,6 +109,8 @@ class Facts:
         notes: Sentences for the user.
         left_out: Method -> why the space left it out.
         test_reads: How often the test rows were opened.
+        advice: What was looked for in it, once it has ended; what asks for something first.
+        looks: How often its test rows were read by all searches, as the journal has it, or None.
         sessions: How many processes worked on it.
         started: Wall-clock time of its start, or None.
         command: The command that repeats it, or None where data were given in memory.
@@ -140,6 +144,8 @@ class Facts:
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     test_reads: int = 0
+    advice: tuple[Signature, ...] = ()
+    looks: Mapping[str, Any] | None = None
     sessions: int = 1
     started: str | None = None
     command: str | None = None
@@ -188,6 +194,8 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         notes=(*map(str, task.get("notes") or ()), *log.notes),
         left_out=dict(log.header.get("space", {}).get("left_out") or {}),
         test_reads=len(log.test_opened),
+        advice=() if log.finished is None else tuple(advise(log, log.finished.get("result"))),
+        looks=log.looks,
         sessions=log.sessions,
         started=log.started,
         # Under the limits of the latest session.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from autopeft.report.advice import advice_section
 from autopeft.report.answer import difference, next_step
 from autopeft.report.drawing import ARM_LABELS
 from autopeft.report.facts import Contender, Facts, TrialRow
@@ -37,6 +38,7 @@ def page(facts: Facts) -> str:
     sections = [
         _answer(facts),
         _section("Comparison", _comparison(facts)),
+        advice_section(facts),
         rows_section(facts, _table),
         *(_section(title, body) for title, body in drawings(facts)),
         _section("Trials", _trials(facts)),

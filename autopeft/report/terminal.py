@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from autopeft.report.advice import advice_lines
 from autopeft.report.facts import Contender, Facts
 from autopeft.report.rows import evaluated, flipped
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
@@ -30,7 +31,7 @@ def render(facts: Facts, folder: str) -> RenderableType:
     parts: list[RenderableType] = [Panel(answer, border_style=STYLES[facts.state], padding=(0, 1))]
     if facts.contenders:
         parts.append(_comparison(facts))
-    parts += [Text(line) for line in _lines(facts)]
+    parts += [Text(line) for line in (*_lines(facts), *advice_lines(facts))]
     if facts.failures:
         parts.append(Text("failures:"))
         for cause, (number, words) in facts.failures.items():

@@ -221,6 +221,9 @@ class Prepared:
         with contextlib.suppress(NothingFeasible):
             bound = self.bind(self.space, head)
             about |= {"methods": list(bound.methods), "size": bound.size(), "left_out": dict(bound.left_out)}
+            about |= bound.about()
+        with contextlib.suppress(NothingFeasible):
+            about["baseline"] = self.bind(self.baseline, head).about()
         return about
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.compose.store import describe
+from autopeft.evidence.advice import advise
 from autopeft.journal import SearchLog, pareto
 from autopeft.journal.log import ConfigurationLog
 from autopeft.search.division import Division
@@ -147,6 +148,8 @@ def build_result(
         },
         "wall_seconds": ledger.used,
         "test_reads": len(log.test_opened),
+        "test_looks": _looks(log),
+        "signatures": [made.to_dict() for made in advise(log, {"winner": winner, "baseline": blocks["baseline"]})],
         "task": log.header.get("task"),
         "model": log.header.get("model"),
         "head": probes.get("heads", {}).get("head"),
@@ -234,6 +237,12 @@ def _incumbent(log: SearchLog) -> dict[str, Any] | None:
         "adapter_params": probe.get("adapter_params"),
         "head_params": probe.get("head_params"),
     }
+
+
+def _looks(log: SearchLog) -> dict[str, Any] | None:
+    if log.looks is None:
+        return None
+    return {name: log.looks[name] for name in ("this_search", "all_searches", "searches")}
 
 
 def _reference(log: SearchLog) -> dict[str, Any] | None:

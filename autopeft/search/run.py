@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible
@@ -33,6 +33,9 @@ from autopeft.search.snapshot import snapshot
 from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import checked, parse_search, spec_to_dict
+
+if TYPE_CHECKING:
+    from autopeft.tracking import Tracker
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "mlflow", "numpy", "safetensors")
 
@@ -216,6 +219,8 @@ class _Session:
         if limit is not None and used > limit:
             # Loading, probing and one trial of each arm are done whatever the limit is.
             self._ledger.note(f"the limit of {limit:.0f} s was passed by {used - limit:.1f} s")
+        if self._tracker is not None:
+            count_looks(self._ledger, self._tracker)
         values = build_result(
             self._ledger,
             status=status,
@@ -242,6 +247,23 @@ class _Session:
         if fault is not None and not self._ledger.log.trials:
             raise fault
         return SearchResult(self._folder, values)
+
+
+def count_looks(ledger: Ledger, tracker: Tracker) -> None:
+    """Journal how often the test rows were read by all searches, where the tracking store answers at once.
+
+    Args:
+        ledger: Journal and fold; what this search has read is counted there.
+        tracker: Knows what the others have read.
+    """
+    log = ledger.log
+    if not log.test_opened:
+        return
+    test_hash, own = str(log.test_opened[-1]["test_hash"]), len(log.test_opened)
+    others = tracker.looks(test_hash)
+    if others is not None:
+        reads, searches = own + others.reads, 1 + others.searches
+        ledger.write("looks", test_hash=test_hash, this_search=own, all_searches=reads, searches=searches)
 
 
 @contextlib.contextmanager

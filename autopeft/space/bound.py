@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autopeft.errors import NothingFeasible
 from autopeft.space.configuration import Configuration, Training
@@ -19,6 +20,8 @@ _OVERHEAD = 8 * 1024
 _OVERHEAD_PER_SITE = 1200
 """What headers and JSON take on disk beside the float32 parameters: the first, and the second for each site."""
 _HEAD_RATE = (1e-3, 3e-2)
+MEETS = 0.9
+"""Where the largest adapter takes more than this share of a limit, the limit ends the space."""
 
 
 class Limits:
@@ -129,6 +132,26 @@ class BoundSpace(ABC):
     def limit(self) -> int | None:
         """The tightest limit on adapter parameters, or None."""
         return self.limits.params
+
+    def about(self) -> dict[str, Any]:
+        """What is possible here at most, as plain values for the journal.
+
+        Returns:
+            ``params``: the ``least`` and ``most`` adapter parameters, and the ``limit`` that ends them (None where the
+            space itself does). ``rates``: method -> its lowest, default and highest learning rate here.
+            ``rate_offset``: the natural log of the lowest and the highest factor on the default.
+        """
+        limit = self.limits.params
+        ends = self.limits.binds if limit is not None and self.largest_params > MEETS * limit else None
+        low, high = (0.0, 0.0) if self.values.faithful else self.values.rate_offset
+        rates = {}
+        for name in self.methods:
+            rate = self.values.rate(name)
+            span = [min(max(rate.default * math.exp(offset), rate.low), rate.high) for offset in (low, high)]
+            rates[name] = [span[0], rate.default, span[1]]
+        least = self.smallest().adapter_params(self.modules)
+        params = {"least": least, "most": self.largest_params, "limit": ends}
+        return {"params": params, "rates": rates, "rate_offset": [low, high]}
 
     def feasible_share(self, samples: int = 256, seed: int = 0) -> float:
         """Share of the unlimited prior that fits the limits, in [0, 1], from this many points."""

@@ -113,6 +113,7 @@ class Outcome:
         adapter: Folder of the checkpoint, relative to the run folder, or None.
         sha256: Checksum of the checkpoint's weights, or None.
         values: What a probe found.
+        losses: A short training-loss curve: `(rows that the trial has seen, mean loss since the point before)`.
     """
 
     job: Job
@@ -130,3 +131,4 @@ class Outcome:
     adapter: str | None = None
     sha256: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
+    losses: list[tuple[int, float]] = field(default_factory=list)

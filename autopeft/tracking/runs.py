@@ -34,6 +34,25 @@ MAX_CHILDREN = 300
 """Child runs of exploration; MLflow's list gets slow and unreadable above. All trials are in ``trials.csv``."""
 
 
+TEST_HASH, TEST_READS = "autopeft.test_hash", "autopeft.test_reads"
+"""Tags of a parent run: which test rows the search has read, and how often."""
+EXPERIMENTS_ASKED = 100
+"""Experiments in one question: their ids travel in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How often other searches have read the same test rows.
+
+    Attributes:
+        reads: Their reads, summed.
+        searches: How many they are.
+    """
+
+    reads: int
+    searches: int
+
+
 @dataclass
 class Place:
     """Where a search is in MLflow.
@@ -120,6 +139,9 @@ class Runs:
                 self._client.log_dict(self._parent, dict(data), "plan.json")
             case "trial_started" | "rung" | "decision" | "retried" | "trial_ended":
                 self._trial(record, self._log.trials[data["trial"]], moment)
+            case "test_opened":
+                tags = {TEST_HASH: str(data["test_hash"]), TEST_READS: str(len(self._log.test_opened))}
+                self._write(self._parent, tags=tags)
             case "verdict":
                 for trial, run in self._place.children.items():
                     if trial in self._log.trials and self._log.trials[trial].hash == self._log.winner:
@@ -154,6 +176,39 @@ class Runs:
             tags["autopeft.not_listed"] = f"{hidden} more trials are in trials.csv"
         self._write(self._parent, summary_metrics(self._log), tags, moment=moment)
         self._client.set_terminated(self._parent, status, end_time=moment)
+
+    def looks(self, test_hash: str) -> Looks:
+        """How often other searches, in all experiments of the store, have read these test rows.
+
+        A search counts once, wherever and however often it was sent; what was deleted was read all the same.
+
+        Args:
+            test_hash: Checksum of the test rows.
+        """
+        from mlflow.entities import ViewType
+
+        experiments, token = [], None
+        while True:
+            found = self._client.search_experiments(view_type=ViewType.ALL, page_token=token)
+            experiments += [experiment.experiment_id for experiment in found]
+            token = found.token
+            if not token:
+                break
+        reads: dict[str, int] = {}
+        wanted = f"tags.`{TEST_HASH}` = '{test_hash}'"
+        for first in range(0, len(experiments), EXPERIMENTS_ASKED):
+            some, token = experiments[first : first + EXPERIMENTS_ASKED], None
+            while True:
+                page = self._client.search_runs(some, wanted, ViewType.ALL, max_results=1000, page_token=token)
+                for run in page:
+                    search = run.data.tags.get("autopeft.search", run.info.run_id)
+                    known = run.data.tags.get(TEST_READS, "")
+                    if search != self._place.search:
+                        reads[search] = max(reads.get(search, 0), int(known) if known.isdigit() else 1)
+                token = page.token
+                if not token:
+                    break
+        return Looks(sum(reads.values()), len(reads))
 
     def upload(self, path: Path) -> None:
         """A file or folder as an artifact of the parent, under its own name."""

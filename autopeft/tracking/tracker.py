@@ -17,12 +17,13 @@ from autopeft.errors import DamagedFile, InputError, RunFolderError
 from autopeft.journal import Record, SearchLog, in_use, read_journal
 from autopeft.journal.record import encode
 from autopeft.space.configuration import digest
-from autopeft.tracking.runs import MAX_CHILDREN, VIEW, Place, Runs
+from autopeft.tracking.runs import MAX_CHILDREN, VIEW, Looks, Place, Runs
 from autopeft.tracking.store import connect, failures, passes, spoilt, tracking_uri
 
 CURSOR = "tracking.json"
 RESULT_FILES = ("result.json", "report.html", "charts", "adapter", "winner")
 LONGEST_PAUSE = 30.0
+LOOK_SECONDS = 3.0
 
 
 @dataclass
@@ -40,6 +41,23 @@ class Cursor(Place):
     refused: int = 0
     refusal: str | None = None
     files: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Question:
+    """What the search wants to know of the store.
+
+    Attributes:
+        test_hash: Checksum of the test rows.
+        until: Monotonic seconds after which nobody waits for the answer.
+        answered: Set when there is an answer, or none to be had.
+        answer: The answer.
+    """
+
+    test_hash: str
+    until: float
+    answered: threading.Event = field(default_factory=threading.Event)
+    answer: Looks | None = None
 
 
 class Tracker:
@@ -69,7 +87,7 @@ class Tracker:
         self._cursor = _load(self._folder, tracking_uri(uri, folder) or uri)
         self._cursor.experiment = experiment or self._cursor.experiment
         self._cursor.run_name = run_name or self._cursor.run_name or self._folder.resolve().name
-        self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Record | Question | None] = queue.SimpleQueue()
         self._guard = threading.Lock()
         self._stop = threading.Event()
         self._closing = threading.Event()
@@ -90,6 +108,23 @@ class Tracker:
         """Take the records of earlier sessions; those that MLflow has are passed over."""
         for record in records:
             self.offer(record)
+
+    def looks(self, test_hash: str, wait: float = LOOK_SECONDS) -> Looks | None:
+        """How often other searches in the store have read these test rows.
+
+        Args:
+            test_hash: Their checksum.
+            wait: Most seconds to wait for an answer; none where MLflow is known to be away.
+
+        Returns:
+            None where MLflow did not answer in time.
+        """
+        if self._error is not None or not self._thread.is_alive():
+            return None
+        question = Question(test_hash, time.monotonic() + wait)
+        self._queue.put(question)
+        question.answered.wait(wait)
+        return question.answer
 
     @property
     def error(self) -> str | None:
@@ -145,6 +180,9 @@ class Tracker:
             if item is None:
                 self._finish()
                 return
+            if isinstance(item, Question):
+                self._answer(item)
+                continue
             # The journal at the start may have held records that were offered since.
             if item.seq > self._log.seq:
                 self._take(item)
@@ -168,6 +206,18 @@ class Tracker:
         with self._guard:
             self._cursor.cursor = record.seq
             self._save()
+
+    def _answer(self, question: Question) -> None:
+        """Asked once: nobody waits for a second answer."""
+        wrong: tuple[type[Exception], ...] = ()
+        try:
+            if time.monotonic() < question.until:
+                wrong = failures()
+                question.answer = self._connected().looks(question.test_hash)
+        except wrong as error:
+            self._error, self._runs = " ".join(str(error).split())[:300], None
+        finally:
+            question.answered.set()
 
     def _finish(self) -> None:
         """After the last record: leave nothing open, then send the files."""

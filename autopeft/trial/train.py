@@ -21,6 +21,7 @@ from autopeft.trial.schedule import factor
 from autopeft.trial.setup import Progress, WorkSetup
 
 SMOOTHING = 0.95
+CURVE_POINTS = 16
 
 
 @dataclass(slots=True)
@@ -48,6 +49,22 @@ class TrainResult:
                 total += rows * loss
                 weight += rows
         return total / weight if weight else None
+
+    def curve(self, rows_from: int, points: int = CURVE_POINTS) -> list[tuple[int, float]]:
+        """The losses in short: `(rows that the trial has seen, row-weighted mean loss since the point before)`.
+
+        Args:
+            rows_from: Rows that it had seen before.
+            points: Most points, evenly spread over the rows.
+        """
+        curve: list[tuple[int, float]] = []
+        seen, total, weight = 0, 0.0, 0
+        for rows, loss in self.losses:
+            seen, total, weight = seen + rows, total + rows * loss, weight + rows
+            if seen * points >= (len(curve) + 1) * self.rows:
+                curve.append((rows_from + seen, total / weight))
+                total, weight = 0.0, 0
+        return curve
 
 
 def run(

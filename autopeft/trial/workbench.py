@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from autopeft.space.modules import ModuleMap
 from autopeft.spec import METRICS
 from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
 from autopeft.trial import checkpoint, probes, train
+from autopeft.trial.ability import ability
 from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
@@ -162,6 +163,7 @@ class Workbench:
             job,
             metrics=metrics,
             loss=trained.late_loss(),
+            losses=trained.curve(job.rows_from),
             train_seconds=trained.seconds,
             evaluate_seconds=evaluated,
             rows=trained.rows,
@@ -331,8 +333,17 @@ class Workbench:
         if self.setup.kind == "causal_lm":
             metrics["exact_match"], arrays["exact"] = self._exact_match(model, job.split, clock)
         checkpoint.write_arrays(self.setup.path / job.outputs, arrays)
-        values = {"adapter_params": model.adapter_params, "head_params": model.head_params}
+        values: dict[str, Any] = {"adapter_params": model.adapter_params, "head_params": model.head_params}
+        if self.setup.kind == "causal_lm" and job.split == "test":
+            values["ability"] = self._ability(model, clock)
         return Outcome(job, metrics=metrics, outputs=job.outputs, adapter=job.folder, values=values)
+
+    def _ability(self, model: AdaptedModel, clock: JobClock) -> dict[str, Any] | None:
+        """What the base could do before and can after; None where there was no time left for it."""
+        split = self.setup.data.splits["validation"]
+        with contextlib.suppress(TrialFailure):
+            return ability(model, self._bare(self.carrier("lm")), split, self.setup, self.device, clock)
+        return None
 
     def _stored(self, job: Evaluate, folder: Path) -> AdaptedModel:
         if is_stock_folder(folder):

@@ -51,7 +51,14 @@ class TestPhase:
             values = {"metrics": outcome.metrics, "outputs": outcome.outputs, **outcome.values}
             ledger.write("probe", kind=job.name, values=values, seconds=outcome.seconds)
             return
-        ledger.write("test", name=job.name, metrics=outcome.metrics, outputs=outcome.outputs, sha256=job.sha256)
+        ledger.write(
+            "test",
+            name=job.name,
+            metrics=outcome.metrics,
+            outputs=outcome.outputs,
+            sha256=job.sha256,
+            ability=outcome.values.get("ability"),
+        )
 
     def folders(self) -> dict[str, str]:
         """Adapter folder of every name that is tested."""

@@ -95,6 +95,7 @@ class Trainer:
             rows=job.rows_from + outcome.rows,
             metrics=outcome.metrics,
             loss=outcome.loss,
+            losses=outcome.losses,
             seconds=outcome.seconds,
             train_seconds=outcome.train_seconds,
             evaluate_seconds=outcome.evaluate_seconds,
