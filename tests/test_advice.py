@@ -143,12 +143,13 @@ def test_too_few_full_trainings_are_said_to_be(tmp_path: Path) -> None:
     assert "too few full trainings (2)" in found.words
 
 
-def test_latency_comes_from_the_result(tmp_path: Path) -> None:
+def test_latency_is_that_of_the_winner(tmp_path: Path) -> None:
     log = told(tmp_path / "run", [])
     assert named(advise(log), "latency", "winner").found is None
-    slow = {"winner": {"latency": {"1": 1.31, "16": 1.04}}, "baseline": None}
-    assert "1.31 times" in named(advise(log, slow), "latency", "winner").words
-    assert named(advise(log, slow), "latency", "baseline").found is None
+    runs = log.of_configuration(str((log.finalists or {})["challenger"]), "confirm")
+    runs[0].rungs[-1] = replace(runs[0].rungs[-1], latency={"1": 1.31, "16": 1.04})
+    assert "1.31 times" in named(advise(log), "latency", "winner").words
+    assert named(advise(log), "latency", "baseline").found is None
 
 
 def test_a_journal_of_an_earlier_version_gives_only_what_it_holds(tmp_path: Path) -> None:

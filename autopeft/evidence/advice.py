@@ -30,18 +30,16 @@ COOLDOWN_GAIN = 0.5
 """Largest share of the last rung's gain that is put down to its falling rates."""
 
 
-def advise(log: SearchLog, result: Mapping[str, Any] | None = None) -> list[Signature]:
+def advise(log: SearchLog) -> list[Signature]:
     """All that was looked for, found or not: what asks for something first.
 
     Args:
         log: The journal, folded.
-        result: The result as far as it is known: ``latency`` of ``winner`` and ``baseline`` says, for rows in a batch,
-            how many times as long as the bare base's a forward pass takes.
     """
     made: list[Signature] = []
     for of, arm, hash in _subjects(log):
         made += _of_configuration(log, of, arm, hash)
-        made.append(latency(of, ((result or {}).get(of) or {}).get("latency")))
+        made.append(latency(of, log.latency(hash)))
         test = log.tests.get("baseline" if arm == "baseline" else "challenger") or {}
         made.append(forgetting(of, str((log.header.get("task") or {}).get("kind")), test.get("ability")))
     made.append(overfitting(_steps(log)))

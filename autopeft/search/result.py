@@ -149,7 +149,7 @@ def build_result(
         "wall_seconds": ledger.used,
         "test_reads": len(log.test_opened),
         "test_looks": _looks(log),
-        "signatures": [made.to_dict() for made in advise(log, {"winner": winner, "baseline": blocks["baseline"]})],
+        "signatures": [made.to_dict() for made in advise(log)],
         "task": log.header.get("task"),
         "model": log.header.get("model"),
         "head": probes.get("heads", {}).get("head"),
