@@ -63,6 +63,8 @@ fix: $(INSTALLED) ## lint and format, corrected in place
 
 bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of task folders for the searches)
 	$(PY) benchmarks/verdict_error_rate.py
+	$(PY) benchmarks/search_error_rate.py
+	$(PY) benchmarks/real_searches.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/memory_prediction.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/methods.py $(if $(DATA),--data-root $(DATA)) > docs/methods-measured.md.new

@@ -4,9 +4,8 @@ Run: python benchmarks/verdict_error_rate.py [--searches 1000]. Besides the tabl
 ``results/verdict_error_rate.json``: the worst ``selected`` rate of the three spreads, by rows and seeds, which
 `autopeft.evidence.calibration` repeats and every report shows.
 
-A model of fine-tuning results without any training: an example is answered rightly when a normal latent variable is
-above zero. Most of the latent belongs to the example (all arms find the same ones hard), a part to the arm, the rest to
-seed x example; a shift per seed makes the seed's own spread. Columns, in per cent of the simulated comparisons:
+The answers are those of `autopeft.testing.latent`, a model of fine-tuning results without any training. Whole searches
+are in ``search_error_rate.py``. Columns, in per cent of the simulated comparisons:
 
 * ``naive``: two-level percentile bootstrap in closed form (seeds resampled, normal quantile);
 * ``seeds``: Welch's t-test over seed means only, as papers do it; it says nothing about other examples;
@@ -29,16 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from autopeft.evidence import LEVEL, compare
 from autopeft.search.finals import EARLY_LEVEL
+from autopeft.testing.latent import ACCURACY, Floats, Latent, threshold
 
-Floats = npt.NDArray[np.float64]
-ACCURACY = 0.86
-EXAMPLE_SHARE = 0.75
-ARM_SHARE = 0.08
 COLUMNS = ("naive", "seeds", "verdict", "selected", "until", "found", "within", "kept", "half")
 MARGIN = 0.01
 RESULTS = Path(__file__).parent / "results" / "verdict_error_rate.json"
@@ -55,25 +50,20 @@ class Setting:
 
 
 class Lab:
-    """Draws right (1) and wrong (0) answers of arms that share their examples. Final."""
+    """Draws right (1) and wrong (0) answers of arms that share their examples, see `autopeft.testing.latent`. Final."""
 
     def __init__(self, setting: Setting, rng: np.random.Generator) -> None:
         self._rng = rng
-        self._setting = setting
-        self._examples = rng.normal(size=setting.rows) * EXAMPLE_SHARE**0.5
-        self._threshold = float(stats.norm.ppf(ACCURACY))
-        self._density = float(stats.norm.pdf(self._threshold))
+        self._latent = Latent(setting.rows, rng)
+        self._threshold, self._density = threshold(ACCURACY)
 
     def arm(self, gain: float = 0.0) -> Floats:
         """The examples' affinity to a new arm, `[rows]`, with a gain in accuracy (0.02: two points)."""
-        own = self._rng.normal(size=self._setting.rows) * ARM_SHARE**0.5
-        return np.asarray(self._examples + own + self._threshold + gain / self._density)
+        return self._latent.affinity(self._rng) + self._threshold + gain / self._density
 
     def answers(self, arm: Floats, spread: float, seeds: int) -> Floats:
         """Answers of freshly trained seeds of an arm, `[seeds, rows]`; `spread` in points."""
-        shift = self._rng.normal(size=(seeds, 1)) * (spread / 100 / self._density)
-        noise = self._rng.normal(size=(seeds, len(arm))) * (1 - EXAMPLE_SHARE - ARM_SHARE) ** 0.5
-        return np.asarray(arm + shift + noise > 0, dtype=np.float64)
+        return self._latent.answers(self._rng, arm, spread / 100 / self._density, seeds)
 
     def selected(self, candidates: int, spread: float, gain: float = 0.0) -> Floats:
         """The affinity of the best of some equal candidates, chosen by one run each on these examples."""

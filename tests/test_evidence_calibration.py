@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from autopeft.evidence import error_rate
-from autopeft.evidence.calibration import FALSE_BETTER, SEARCHES
+from autopeft.evidence.calibration import FALSE_BETTER, NOT_TIES, REAL, SEARCHES, WHOLE
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "verdict_error_rate.json"
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+RESULTS = FOLDER / "verdict_error_rate.json"
+WHOLE_RESULTS = FOLDER / "search_error_rate.json"
+REAL_RESULTS = FOLDER / "real_searches.jsonl"
 
 
 def test_the_table_is_what_was_simulated() -> None:
@@ -17,6 +20,32 @@ def test_the_table_is_what_was_simulated() -> None:
     assert measured["false_better"] == {f"{rows} rows, {seeds} seeds": n for (rows, seeds), n in FALSE_BETTER.items()}
     # The verdict promises 25 in a thousand, in either direction; a thousand searches show 40 when it is 25 by chance.
     assert max(FALSE_BETTER.values()) <= 40
+
+
+def test_whole_searches_between_equals_seldom_end_otherwise_than_tie() -> None:
+    measured = json.loads(WHOLE_RESULTS.read_text())
+    ended = {name: measured[name]["searches"] - measured[name]["verdicts"]["tie"] for name in NOT_TIES}
+    assert ended == NOT_TIES
+    assert {measured[name]["searches"] for name in NOT_TIES} == {WHOLE}
+    assert max(NOT_TIES.values()) <= 17
+
+
+def test_a_lead_of_three_points_is_found_and_a_margin_is_kept_by_whole_searches() -> None:
+    measured = json.loads(WHOLE_RESULTS.read_text())
+    for name in ("planted", "planted, 3100 rows"):
+        assert measured[name]["verdicts"]["better"] > measured[name]["searches"] / 2
+    within, lossy = measured["within"], measured["lossy"]
+    assert within["outside"] <= 0.05 * within["verdicts"]["within"]
+    assert within["saved"] > 0
+    # There nothing but LoRA lies inside the margin.
+    assert lossy["outside"] == lossy["verdicts"]["within"] <= 0.025 * lossy["searches"]
+
+
+def test_the_real_searches_are_what_is_on_record() -> None:
+    lines = REAL_RESULTS.read_text().splitlines() if REAL_RESULTS.exists() else []
+    ended = [row["verdict"] for row in map(json.loads, lines) if row["kind"] in ("equal", "shuffled")]
+    on_record = None if len(ended) < 20 else (sum(verdict != "tie" for verdict in ended), len(ended))
+    assert on_record == REAL
 
 
 @pytest.mark.parametrize(

@@ -17,20 +17,17 @@ from autopeft.cost.time import StepCosts
 from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
 from autopeft.journal import Journal, SearchLog, read_journal
-from autopeft.search.arms import Arm
 from autopeft.search.controller import Controller
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
 from autopeft.search.resume import limits, take_up
 from autopeft.search.state import Field, Rules
-from autopeft.space import bind, resolve
 from autopeft.space.configuration import Configuration
 from autopeft.space.execution import PLAIN, Execution
 from autopeft.spec import Budget
-from autopeft.strategy import build
 from autopeft.strategy.jobs import Evaluate, Probe, Train
+from autopeft.testing.searches import field_of
 from autopeft.testing.worlds import SyntheticWorld, by_method
-from autopeft.trial.workbench import speed_configuration
 
 HEADER = {
     "schema": 1, "version": "0", "spec": {"budget": {}}, "fingerprint": {},
@@ -56,32 +53,7 @@ class Bench:
         self.gate: Callable[[Configuration], Fit] = options.get("gate", lambda c: Fit(PLAIN))  # type: ignore[assignment]
 
     def field(self, head: str, speed: Speed) -> Field:
-        modules = bert()
-        values = catalogue.read("strategies", self.strategy)
-
-        def arm(name: str, space: str, seed: int) -> Arm:
-            bound = bind(
-                resolve(catalogue.read("spaces", space)),
-                modules,
-                kind="sequence_classification",
-                param_limit=self.budget.param_limit(modules.base_params),
-            )
-            strategy = build(values, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, seed), seed=seed)
-            skip = name == "space" and not bound.is_plain_lora
-            return Arm(
-                name,
-                bound,
-                strategy,
-                modules,
-                self.gate,
-                lambda configuration, execution: 5000,  # type: ignore[arg-type]
-                memory_limit=self.budget.max_memory,
-                skip_plain_lora=skip,
-            )
-
-        costs = StepCosts(modules)
-        costs.observe(speed_configuration(modules, "sequence_classification"), 1000, 1000 * speed.train)
-        return Field(modules, {"baseline": arm("baseline", "lora", 1), "space": arm("space", self.space, 0)}, costs)
+        return field_of(bert(), self.budget, speed, space=self.space, strategy=self.strategy, gate=self.gate)
 
     def run(self, *, resume: bool = False, stop_after: int | None = None) -> SearchLog:
         opener = Journal.resume if resume else Journal.create

@@ -1,11 +1,11 @@
-"""How often a verdict errs, by simulation: what stands beside every verdict in the report."""
+"""How often a verdict and a whole search err: what stands beside every verdict in the report."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-__all__ = ["FALSE_BETTER", "SEARCHES", "ErrorRate", "error_rate"]
+__all__ = ["FALSE_BETTER", "NOT_TIES", "REAL", "SEARCHES", "WHOLE", "ErrorRate", "error_rate"]
 
 SEARCHES = 1000
 """Simulated searches behind each number."""
@@ -23,27 +23,48 @@ FALSE_BETTER: dict[tuple[int, int], int] = {
 """`(validation rows, seeds of each finalist)` -> how many of `SEARCHES` ended ``better`` though challenger and baseline
 were equally good and each the best of 20 and of 10 candidates: the worst of three spreads over seeds. Made by
 ``benchmarks/verdict_error_rate.py``."""
+WHOLE = 200
+"""Whole simulated searches in each setting of `NOT_TIES`."""
+NOT_TIES: dict[str, int] = {
+    "equal": 2,
+    "equal, 200 rows": 1,
+    "equal, 3100 rows": 4,
+    "tuned": 8,
+    "shuffled": 1,
+    "mixtures": 6,
+}
+"""Setting -> how many of `WHOLE` simulated searches between equal spaces ended otherwise than ``tie``. Made by
+``benchmarks/search_error_rate.py``, which says what the settings are."""
+REAL: tuple[int, int] | None = None
+"""Real searches of LoRA against LoRA: how many ended otherwise than ``tie``, and of how many; None until there are 20
+on record. Made by ``benchmarks/real_searches.py``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRate:
-    """A false-positive rate.
+    """False-positive rates.
 
     Attributes:
-        wrong: How many simulated searches between equals ended ``better``.
+        wrong: How many simulated verdicts between equals were ``better``.
         searches: Of how many.
         rows: Validation rows of the simulation.
         seeds: Seeds of each finalist there.
+        not_ties: How many whole simulated searches between equals ended otherwise than ``tie``, in the worst setting.
+        whole: Of how many.
+        real: The same of real searches, and of how many; None until they were run.
     """
 
     wrong: int
     searches: int
     rows: int
     seeds: int
+    not_ties: int
+    whole: int
+    real: tuple[int, int] | None
 
 
 def error_rate(rows: int, seeds: int) -> ErrorRate | None:
-    """The rate at the nearest simulated number of rows, and at most as many seeds.
+    """The rates at the nearest simulated number of rows, and at most as many seeds.
 
     Args:
         rows: Validation rows of the verdict.
@@ -53,4 +74,5 @@ def error_rate(rows: int, seeds: int) -> ErrorRate | None:
     if rows < 1 or not fewer:
         return None
     nearest = min({known for known, _ in FALSE_BETTER}, key=lambda known: abs(math.log(known / rows)))
-    return ErrorRate(FALSE_BETTER[nearest, max(fewer)], SEARCHES, nearest, max(fewer))
+    wrong = FALSE_BETTER[nearest, max(fewer)]
+    return ErrorRate(wrong, SEARCHES, nearest, max(fewer), max(NOT_TIES.values()), WHOLE, REAL)

@@ -60,9 +60,11 @@ def calibrated(log: SearchLog) -> str:
     rate = error_rate(int(log.plan.get("final_evaluated") or 0), _seed_count(verdict.get("seeds")))
     if rate is None:
         return ""
+    real = "" if rate.real is None else f", and {rate.real[0]} of {rate.real[1]} real ones"
     return (
-        f"(Of {rate.searches:,} simulated searches between equals with {rate.rows:,} validation rows and {rate.seeds} "
-        f"seeds, {rate.wrong} were called better.)"
+        f"(Between equals, {rate.wrong} of {rate.searches:,} simulated verdicts with {rate.rows:,} validation rows and "
+        f"{rate.seeds} seeds were better; {rate.not_ties} of {rate.whole} whole simulated searches{real} did not end "
+        "in a tie.)"
     )
 
 

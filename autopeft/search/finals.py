@@ -89,19 +89,25 @@ class Finals:
     def _smallest(self, found: dict[Role, TrialLog], tried: list[TrialLog]) -> TrialLog:
         """The smallest of those that went furthest and seem to keep half of the margin; fresh seeds must show it all.
 
-        Where trials are judged by another metric than the final one the margin says nothing about them.
+        Where none seems to, the best of those that are smaller than the baseline: nothing else could be returned as
+        within the margin. Where trials are judged by another metric than the final one the margin says nothing.
         """
         log, baseline, best = self._ledger.log, found["baseline"], found["challenger"]
         if log.rung_metric != log.metric or self.margin is None:
             return best
-        mark = baseline.rungs[-1].metrics[log.metric] - self.margin / 2
-        kept = [
-            trial
-            for trial in tried
-            if trial.rungs[-1].rung == best.rungs[-1].rung and trial.rungs[-1].metrics[log.metric] >= mark
-        ]
-        key = lambda t: (log.configurations[t.hash].adapter_params, -t.rungs[-1].metrics[log.metric])  # noqa: E731
-        return min(kept, key=key, default=best)
+
+        def score(trial: TrialLog) -> float:
+            return trial.rungs[-1].metrics[log.metric]
+
+        def params(trial: TrialLog) -> int:
+            return log.configurations[trial.hash].adapter_params
+
+        mark = score(baseline) - self.margin / 2
+        smaller = [t for t in tried if t.rungs[-1].rung == best.rungs[-1].rung and params(t) < params(baseline)]
+        kept = [trial for trial in smaller if score(trial) >= mark]
+        if kept:
+            return min(kept, key=lambda t: (params(t), -score(t)))
+        return max(smaller, key=lambda t: (score(t), -params(t)), default=best)
 
     def name(self, *, seconds: Callable[[str, int], float], rungs: int, predict: Callable[[str], int | None]) -> None:
         """Journal the finalists, with as many seeds and rows as the time left admits.

@@ -38,6 +38,8 @@ class SyntheticWorld:
         seconds_per_row: Training time.
         fate: `(job, number of the attempt from 1)` -> ``"ok"``, ``"dies"``, ``"nan"``, ``"slow"`` or ``"oom"``.
         kills: Whether a job of any kind kills its worker.
+        answers: `(job, expected accuracy)` -> per-example outputs, e.g. `autopeft.testing.latent.LatentAnswers`, which
+            have a seed noise of their own; None for answers that differ by seed alone.
         jobs: All jobs done, in order.
     """
 
@@ -47,6 +49,7 @@ class SyntheticWorld:
     seconds_per_row: float = 0.005
     fate: Callable[[Train, int], str] = lambda job, attempt: "ok"
     kills: Callable[[Job], bool] = lambda job: False
+    answers: Callable[[Train, float], dict[str, np.ndarray]] | None = None
     jobs: list[Job] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -85,7 +88,10 @@ class SyntheticWorld:
         rows = job.rows_to - job.rows_from
         chance = np.random.default_rng([job.seed, int(job.configuration.hash[:12], 16)])
         reached = 0.5 + (self.quality(job.configuration) - 0.5) * (1 - np.exp(-job.rows_to / 1500))
-        arrays = self._outputs(float(np.clip(reached + self.seed_noise * chance.standard_normal(), 0, 1)), job.seed)
+        if self.answers is not None:
+            arrays = self.answers(job, float(reached))
+        else:
+            arrays = self._outputs(float(np.clip(reached + self.seed_noise * chance.standard_normal(), 0, 1)), job.seed)
         path = f"{job.folder}/rung-{job.rung}/outputs.safetensors"
         write_arrays(Path(folder) / path, arrays)
         seconds = rows * self.seconds_per_row
