@@ -35,9 +35,9 @@ SEEDS: dict[str, range] = {"equal": range(10), "shuffled": range(10, 20), "plant
 ROWS = {"train": 3000, "validation": 800, "test": 400}
 CODES = ("\u10d1", "\u0cb0")
 """Two single-character words of BERT's vocabulary that are in no review."""
-CODED, LONGEST = 0.5, 10
-"""Share of rows whose label a code tells, and words of the longest review, where codes are planted: short ones, so that
-LoRA is trained well in the same time."""
+CODED, WORDS = 0.5, 8
+"""Where codes are planted: the share of rows whose label a code tells, and the words that are left of a review, few, so
+that LoRA is trained well in the same time."""
 SPACE = """name: lora-and-tokens
 encoding: recipe
 methods: [lora, trainable_tokens]
@@ -49,6 +49,8 @@ rate_offset: [-1.6, 1.2]
 batch: [8, 16, 32]
 dropout: [0.0]
 """
+INTERRUPTED = 4
+"""The exit code of a search that was stopped by a signal."""
 Row = tuple[str, str]
 
 
@@ -70,7 +72,7 @@ def write_data(data: Path, folder: Path, kind: str, seed: int) -> None:
     pool = read_rows(data / "train.csv") + read_rows(data / "validation.csv")
     test = read_rows(data / "test.csv")
     if kind == "planted":
-        pool, test = ([row for row in rows if len(row[0].split()) <= LONGEST] for rows in (pool, test))
+        pool, test = ([(" ".join(text.split()[:WORDS]), label) for text, label in rows] for rows in (pool, test))
     rng.shuffle(pool)
     rng.shuffle(test)
     train, validation = ROWS["train"], ROWS["validation"]
@@ -122,7 +124,9 @@ def search(data: Path, kind: str, seed: int, max_time: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "autopeft", "search", "--model", str(model), "--data", str(folder / "data")]
         command += ["--space", space, "--max-params", "1%", "--max-time", max_time, "--workers", "2"]
         command += ["--seed", str(seed), "--out", str(folder / "run"), "--tracking-uri", "none"]
-        subprocess.run(command, check=False, stdout=sys.stderr)
+        code = subprocess.run(command, check=False, stdout=sys.stderr).returncode
+        if code == INTERRUPTED or not (folder / "run" / "result.json").exists():
+            raise SystemExit(f"the {kind} search with seed {seed} ended with exit code {code}; it is not on record")
         return {"seed": seed, "kind": kind, "max_time": max_time, **kept(folder / "run" / "result.json")}
 
 
