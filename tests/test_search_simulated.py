@@ -11,9 +11,7 @@ from types import SimpleNamespace
 import pytest
 from space_models import bert
 
-from autopeft import catalogue
 from autopeft.cost.memory import Fit
-from autopeft.cost.time import StepCosts
 from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
 from autopeft.journal import Journal, SearchLog, read_journal
