@@ -251,7 +251,7 @@ def test_with_a_margin_the_smallest_adapter_that_keeps_it_is_returned(tmp_path: 
 
     # More places are a little better, so that the best is not the smallest.
     world = SyntheticWorld(lambda configuration: 0.75 + 0.001 * min(30, len(configuration.sites)), rows=2000)
-    budget = Budget(max_adapter_params=0.01, max_time=600.0)
+    budget = Budget(max_adapter_params=0.01, max_time=900.0)
     best = Bench(tmp_path / "best", world, budget).run()
     small = Bench(tmp_path / "small", world, budget, margin=0.05).run()
     assert params(small, "challenger") < params(best, "challenger")
