@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -249,9 +250,10 @@ def test_with_a_margin_the_smallest_adapter_that_keeps_it_is_returned(tmp_path: 
     def params(log: SearchLog, role: str) -> int:
         return log.configurations[log.finalists[role]].adapter_params
 
-    # More places are a little better, so that the best is not the smallest.
-    world = SyntheticWorld(lambda configuration: 0.75 + 0.001 * min(30, len(configuration.sites)), rows=2000)
-    budget = Budget(max_adapter_params=0.01, max_time=900.0)
+    modules = bert()
+    # Larger is a little better, so that the best is not the smallest.
+    world = SyntheticWorld(lambda made: 0.7 + 0.02 * math.log10(made.adapter_params(modules)), rows=2000)
+    budget = Budget(max_adapter_params=0.01, max_time=600.0)
     best = Bench(tmp_path / "best", world, budget).run()
     small = Bench(tmp_path / "small", world, budget, margin=0.05).run()
     assert params(small, "challenger") < params(best, "challenger")

@@ -10,6 +10,7 @@ from autopeft.cost.memory import Fit
 from autopeft.errors import TrialFailure
 from autopeft.journal import SearchLog, TrialLog
 from autopeft.search.ledger import Ledger
+from autopeft.search.scores import Scores
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration
 from autopeft.space.dimension import Choice, Values
@@ -88,8 +89,8 @@ class Arm:
 
     def views(self, log: SearchLog) -> list[TrialView]:
         """The arm as its strategy sees it, refused proposals included."""
-        metric = log.rung_metric
-        seen = [view(trial, log, metric) for trial in self.trials(log) if log.configurations[trial.hash].values]
+        scored = Scores(log, self.name)
+        seen = [scored.view(trial) for trial in self.trials(log) if log.configurations[trial.hash].values]
         for refusal in log.rejected:
             if refusal["arm"] == self.name and refusal["constraint"] == "max_memory":
                 over = refusal["value"] / refusal["limit"] - 1.0
@@ -173,8 +174,7 @@ class Arm:
 
     def judge(self, trial: TrialLog, log: SearchLog, rungs: int) -> Decision:
         """What becomes of a trial after its latest rung."""
-        metric = log.rung_metric
-        return self.strategy.halving.judge(view(trial, log, metric), self.views(log), rungs)
+        return self.strategy.halving.judge(Scores(log, self.name).view(trial), self.views(log), rungs)
 
     def promote(self, log: SearchLog, rungs: int) -> str | None:
         """The paused trial that goes on, or None."""
@@ -201,15 +201,3 @@ def lean(space: BoundSpace) -> list[Configuration]:
     batches = [min(d.options) for d in space.dimensions if isinstance(d, Choice) and d.name == "batch"]
     draws = [{**space.draw(index, 0), **({"batch": batches[0]} if batches else {})} for index in range(LEAN_DRAWS)]
     return [space.smallest(), *(space.decode(values) for values in draws)]
-
-
-def view(trial: TrialLog, log: SearchLog, metric: str) -> TrialView:
-    """A journalled trial as a strategy sees it."""
-    scores = tuple(rung.metrics[metric] for rung in trial.rungs)
-    status = {"cancelled": "failed"}.get(trial.status, trial.status)
-    values = log.configurations[trial.hash].values
-    violation = 1.0 if trial.status == "infeasible" else 0.0
-    limit = log.header.get("spec", {}).get("budget", {}).get("max_memory")
-    if trial.reason == "max_memory" and limit and trial.peak_bytes:
-        violation = trial.peak_bytes / limit - 1.0
-    return TrialView(trial.id, trial.index, values, scores, status, violation)

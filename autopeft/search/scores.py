@@ -1,0 +1,61 @@
+"""Journalled trials as strategies see them: by what the search is after."""
+
+from __future__ import annotations
+
+import math
+
+from autopeft.journal import SearchLog, TrialLog
+from autopeft.strategy.base import TrialView
+from autopeft.strategy.jobs import Arm as ArmName
+
+
+class Scores:
+    """Scores of an arm's trials. Final.
+
+    They are the metric's, with one exception: where a margin is given, the space is searched for the smallest adapter
+    that keeps it. A trial that is within half of the margin of the best tuned LoRA at the same rung counts for what it
+    saves, above every trial that is not.
+
+    Args:
+        log: The journal, folded.
+        arm: The arm.
+    """
+
+    def __init__(self, log: SearchLog, arm: ArmName) -> None:
+        self._log = log
+        self._metric = log.rung_metric
+        margin = log.header.get("procedure", {}).get("margin")
+        # Where rungs are judged by another metric than the final one the margin says nothing about them.
+        self._margin: float | None = margin if arm == "space" and log.metric == self._metric else None
+        self._marks = self._best_baseline() if self._margin is not None else {}
+
+    def view(self, trial: TrialLog) -> TrialView:
+        """A trial as its strategy sees it."""
+        log = self._log
+        scores = tuple(self._score(trial, rung.rung, rung.metrics[self._metric]) for rung in trial.rungs)
+        status = {"cancelled": "failed"}.get(trial.status, trial.status)
+        values = log.configurations[trial.hash].values
+        violation = 1.0 if trial.status == "infeasible" else 0.0
+        limit = log.header.get("spec", {}).get("budget", {}).get("max_memory")
+        if trial.reason == "max_memory" and limit and trial.peak_bytes:
+            violation = trial.peak_bytes / limit - 1.0
+        return TrialView(trial.id, trial.index, values, scores, status, violation)
+
+    def _score(self, trial: TrialLog, rung: int, score: float) -> float:
+        if self._margin is None or rung not in self._marks:
+            return score
+        mark = self._marks[rung] - self._margin / 2
+        if score < mark:
+            return score
+        # What keeps the mark is good enough: from there on a hundredth of the parameters is worth one margin.
+        size = math.log10(max(1, self._log.configurations[trial.hash].adapter_params))
+        return mark + self._margin * (6.0 - size / 2)
+
+    def _best_baseline(self) -> dict[int, float]:
+        """Rung -> the best score of tuned LoRA there."""
+        best: dict[int, float] = {}
+        for trial in self._log.trials.values():
+            if trial.arm == "baseline" and trial.purpose == "explore" and trial.status not in ("failed", "infeasible"):
+                for rung in trial.rungs:
+                    best[rung.rung] = max(best.get(rung.rung, -math.inf), rung.metrics[self._metric])
+        return best
