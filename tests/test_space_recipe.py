@@ -19,6 +19,9 @@ from autopeft.spec.budget import TARGETS
 
 RECIPES = [name for name in catalogue.names("spaces") if resolve(catalogue.read("spaces", name)).encoding == "recipe"]
 
+BESIDE = (("bias", "lora"), ("bias", "dora"))
+"""What plain peft loads in one config though it is two methods."""
+
 
 def bound(name: str = "hybrid", model: str = "bert", *changes: tuple[str, object], **limits: object) -> BoundSpace:
     space = resolve(catalogue.read("spaces", name), changes)
@@ -77,8 +80,8 @@ def check(found: Configuration, space: BoundSpace, limit: int | None, target: st
         assert METHODS[method].rate.low <= rate <= METHODS[method].rate.high
     assert 1e-3 <= found.training.head_rate <= 3e-2
     if target == "peft":
-        assert len(found.methods) == 1
-        assert "peft" in METHODS[found.methods[0]].targets
+        assert found.methods in BESIDE or len(found.methods) == 1
+        assert "peft" in METHODS[found.methods[-1]].targets
     if target == "vllm":
         assert found.plain_lora
         assert max(int(part["r"]) for _, part in found.parts()) <= 512
@@ -245,7 +248,9 @@ def test_what_the_model_lacks_is_left_out_with_its_reason():
     assert "no biases" in bound("hybrid", "llama").left_out["bias"]
     assert not any(d.name == "prefix" for d in bound("hybrid", "deberta").dimensions)
     peft = bound("hybrid", "bert", target="peft")
-    assert set(peft.methods) == {"lora", "dora", "ia3", "layernorm"}
+    assert set(peft.methods) == {"lora", "dora", "ia3", "layernorm", "bias"}
+    assert "target peft" in bound("hybrid", "bert", ("space.exclusive", True), target="peft").left_out["bias"]
+    assert "without the target peft" in bound("stock", "bert").left_out["bias"]
     assert "target peft" in peft.left_out["serial"]
     tight = bound("hybrid", "bert", param_limit=3000)
     assert "the limit is 3,000" in tight.left_out["bias"]
@@ -258,6 +263,11 @@ def test_unconditional_choices_fall_back_to_one_method_for_peft():
     assert mixed.methods == ("lora",)
     roles = {MODELS["bert"][name].role for name, _ in mixed.parts()}
     assert {"query", "up"} <= roles
+    biased = space.decode({**point, "attention": "lora", "block": "dora", "extra": "bias"})
+    assert biased.methods == ("bias", "lora")
+    assert {"query", "up"} <= {MODELS["bert"][name].role for name, part in biased.parts() if part.method == "lora"}
+    assert space.decode({**point, "attention": "ia3", "block": "lora", "extra": "bias"}).methods == ("ia3",)
+    assert "bias" not in space.decode({**point, "attention": "none", "block": "none", "extra": "bias"}).methods
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,7 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as hf_logging
 
+from autopeft.compose.exact import stored_biases
 from autopeft.compose.identity import (
     BaseIdentity,
     check_config,
@@ -65,6 +66,7 @@ class SharedBase:
         dtype: The floating-point type of the weights.
         kind: The task kind that decided which layers were loaded.
         identity: Which model it is.
+        biases: Name -> float32 array of biases that `tensors` hold rounded.
     """
 
     config: dict[str, Any]
@@ -72,6 +74,7 @@ class SharedBase:
     dtype: DType
     kind: str
     identity: BaseIdentity
+    biases: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -91,6 +94,7 @@ class Carrier:
         head_modules: Layers that the task class creates and that are trained and saved; empty for own heads.
         attention: The attention implementation in use.
         identity: Which base model it is; None for a model without weights.
+        biases: Name (in the model without a task's layers) -> float32 array of biases that `model` holds rounded.
     """
 
     model: PreTrainedModel
@@ -100,6 +104,7 @@ class Carrier:
     head_modules: tuple[str, ...]
     attention: str
     identity: BaseIdentity | None
+    biases: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 def load_base(
@@ -133,7 +138,8 @@ def load_base(
         raise InputError.one("task.model", str(model), rule, "Download or save the model again.") from error
     _check_complete(model, built, info["missing_keys"])
     _set_pad_token(config, folder)
-    return SharedBase(_plain(config), _to_arrays(built), dtype, kind, identity)
+    biases = {} if dtype == "float32" else stored_biases(built, folder)
+    return SharedBase(_plain(config), _to_arrays(built), dtype, kind, identity, biases)
 
 
 def attach(base: SharedBase, *, head: str, labels: int = 0, attention: Attention = "eager", seed: int = 0) -> Carrier:
@@ -156,7 +162,7 @@ def attach(base: SharedBase, *, head: str, labels: int = 0, attention: Attention
         model = model_class.from_pretrained(
             None, config=config, state_dict=state, dtype=DTYPES[base.dtype], attn_implementation=attention
         )
-    return _carrier(model, base.kind, head, labels, attention, base.identity)
+    return replace(_carrier(model, base.kind, head, labels, attention, base.identity), biases=base.biases)
 
 
 def meta_carrier(

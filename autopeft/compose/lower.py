@@ -9,10 +9,12 @@ from typing import Any
 from peft import PeftConfig
 
 from autopeft.compose.base import Carrier
+from autopeft.compose.biases import say_biases
 from autopeft.compose.host import TASK_TYPES, stock_config
 from autopeft.compose.whole import whole_config
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
+from autopeft.space.beside import without_biases, writes_base_biases
 from autopeft.space.configuration import Configuration, Part
 
 __all__ = ["lower"]
@@ -20,7 +22,7 @@ __all__ = ["lower"]
 FEED_FORWARD = "feedforward"
 
 
-def lower(configuration: Configuration, carrier: Carrier) -> tuple[str, PeftConfig] | None:
+def lower(configuration: Configuration, carrier: Carrier, *, target: str = "any") -> tuple[str, PeftConfig] | None:
     """The stock peft config that says the same, or None where only the hybrid type can.
 
     A method about the whole model; or one method of peft's alone, with equal values everywhere or with values that its
@@ -30,6 +32,8 @@ def lower(configuration: Configuration, carrier: Carrier) -> tuple[str, PeftConf
     Args:
         configuration: What was trained.
         carrier: What it was trained on.
+        target: What must load it. For ``peft``, LoRA or DoRA with trained biases is lowered too, to a config that
+            overwrites biases of the base (`autopeft.space.beside`).
 
     Returns:
         The peft type and its config, without base model and revision.
@@ -39,6 +43,12 @@ def lower(configuration: Configuration, carrier: Carrier) -> tuple[str, PeftConf
             configuration.whole, module_map(carrier.model), carrier, dropout=configuration.training.dropout
         )
         return str(config.peft_type.value), config
+    if writes_base_biases(configuration, target):
+        rest = without_biases(configuration)
+        lowered = None if rest is None else lower(rest, carrier)
+        if lowered is not None:
+            say_biases(lowered[1], configuration)
+        return lowered
     if len(configuration.methods) != 1 or any(len(parts) != 1 for _, parts in configuration.sites):
         return None
     parts = {name: part for name, (part,) in configuration.sites}

@@ -60,13 +60,17 @@ def load_stock(carrier: Carrier, folder: str | Path) -> AdaptedModel:
         model = PeftModel.from_pretrained(private, str(path), adapter_name=ADAPTER, config=config)
     tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     with safe_open(path / WEIGHTS, framework="pt") as file:
-        odd = sorted(set(tensors) ^ set(file.keys()))
+        held = set(file.keys())
+    # Biases that are not in the file are the base's own: autopeft writes those that were trained.
+    biased = values.get("bias", "none") != "none"
+    odd = sorted(name for name in set(tensors) ^ held if name in held or not (biased and name.endswith(".bias")))
     if odd:
         raise _refused(path, f"does not hold the tensors that its config asks for (e.g. {odd[0]})")
     adapted = AdaptedModel(carrier, Configuration((), Training((), 1e-3, 1)), model, None)
     head = {id(p) for module in kept_modules(model).values() for p in module.parameters()}
     adapted.head_params = sum(p.numel() for p in adapted.parameters() if id(p) in head)
-    adapted.adapter_params = sum(tensor.numel() for tensor in tensors.values()) - adapted.head_params
+    stored = sum(tensor.numel() for name, tensor in tensors.items() if name in held)
+    adapted.adapter_params = stored - adapted.head_params
     adapted.requires_grad_(False)
     return adapted.train(False)
 

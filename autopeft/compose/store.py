@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from autopeft.compose.adapt import AdaptedModel, adapt, hybrid_config
 from autopeft.compose.base import Carrier
+from autopeft.compose.biases import as_deltas, whole_biases
 from autopeft.compose.host import ADAPTER, recompute_constants
 from autopeft.compose.lower import lower
 from autopeft.compose.manifest import MANIFEST, check_manifest, damaged, read_json, write_manifest
 from autopeft.errors import InputError, Problem, TrialFailure
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS
+from autopeft.space.beside import writes_base_biases
 from autopeft.space.configuration import Configuration
 
 __all__ = ["describe", "load_adapter", "save_adapter"]
@@ -41,15 +43,20 @@ CONFIG, WEIGHTS, HEAD, ABOUT = (
     "head.safetensors",
     "autopeft.json",
 )
+WRITES = "writes_base_biases"
+"""In the description: whether plain peft loads trained biases over those of the base."""
 
 
-def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, Any]) -> str:
+def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, Any], target: str = "any") -> str:
     """Write an adapter, so that the folder is either the whole new one or what was there before.
 
     Args:
         adapted: The trained model.
         folder: Where to; an adapter that is there already is replaced.
         meta: Plain values to keep with it (scores, seed, rows); no local paths.
+        target: What must load it. For ``peft``, LoRA or DoRA with trained biases becomes plain peft's too; that stores
+            each trained bias as its sum with the base's, which reading it back rounds once. Else such an adapter is
+            of the hybrid type, and exact.
 
     Returns:
         The sha256 of the weights: a digest over the names and hashes of the safetensors files.
@@ -57,12 +64,14 @@ def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, A
     carrier = adapted.carrier
     if carrier.identity is None:
         raise ValueError("an adapter of a model without weights cannot be saved")
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    place = Path(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     try:
+        lowered = lower(adapted.configuration, carrier, target=target) if adapted.configuration.sites else None
+        biased = lowered is not None and writes_base_biases(adapted.configuration, target)
         if adapted.configuration.sites:
-            _write_peft(adapted, work)
+            _write_peft(adapted, None if lowered is None else lowered[1], biased, work)
         if adapted.head is not None:
             _write_tensors({name: p.detach() for name, p in adapted.head.named_parameters()}, work / HEAD)
         about = {
@@ -73,7 +82,8 @@ def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, A
             "adapter_params": adapted.adapter_params,
             "head_params": adapted.head_params,
             "configuration": adapted.configuration.to_dict(),
-            "lowered_to": _lowered_to(adapted),
+            "lowered_to": _lowered_to(adapted.configuration, lowered),
+            **({WRITES: True} if biased else {}),
             "identity": asdict(carrier.identity),
             "meta": meta,
         }
@@ -82,7 +92,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | Path, *, meta: dict[str, A
         work.chmod(0o755)
         for path in [*work.iterdir(), work]:
             _sync(path)
-        _replace(work, target)
+        _replace(work, place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return _weights_hash(manifest)
@@ -112,6 +122,8 @@ def load_adapter(carrier: Carrier, folder: str | Path, *, trainable: bool = Fals
         raise InputError.one("adapter", str(path), error.detail, "Use the autopeft that wrote it.") from error
     if configuration.sites:
         tensors = _read_tensors(path / WEIGHTS)
+        if about.get(WRITES):
+            tensors = as_deltas(tensors, configuration, carrier)
         _check_names(path, set(tensors), set(_peft_tensors(adapted)))
         set_peft_model_state_dict(adapted.model, tensors, adapter_name=ADAPTER)
         recompute_constants(adapted.model)
@@ -160,19 +172,25 @@ def _as_stored(adapted: AdaptedModel, path: Path, trainable: bool) -> None:
         config.cpt_token_ids = read_json(path / CONFIG)["cpt_token_ids"]
 
 
-def _lowered_to(adapted: AdaptedModel) -> str | None:
+def _lowered_to(configuration: Configuration, lowered: tuple[str, PeftConfig] | None) -> str | None:
     """The stock peft type that the folder holds, or None for the hybrid type and for a head alone."""
-    configuration = adapted.configuration
-    if not configuration.sites or not all(METHODS[method].lowers for method in configuration.methods):
+    if lowered is None or not all(METHODS[method].lowers for method in configuration.methods):
         return None
-    lowered = lower(configuration, adapted.carrier)
-    return None if lowered is None else lowered[0]
+    return lowered[0]
 
 
-def _write_peft(adapted: AdaptedModel, folder: Path) -> None:
+def _write_peft(adapted: AdaptedModel, config: PeftConfig | None, biased: bool, folder: Path) -> None:
+    """The files that peft reads.
+
+    Args:
+        adapted: The trained model.
+        config: What it was lowered to, or None for the hybrid type.
+        biased: Whether the lowered form holds whole biases.
+        folder: Where to.
+    """
     carrier = adapted.carrier
-    lowered = lower(adapted.configuration, carrier)
-    config = hybrid_config(carrier, adapted.configuration, module_map(carrier.model)) if lowered is None else lowered[1]
+    if config is None:
+        config = hybrid_config(carrier, adapted.configuration, module_map(carrier.model))
     built = adapted.model.peft_config[ADAPTER]
     if hasattr(built, "cpt_token_ids"):
         # Chosen when the trial began.
@@ -182,7 +200,8 @@ def _write_peft(adapted: AdaptedModel, folder: Path) -> None:
     config.inference_mode = True
     _write_json({k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}, folder / CONFIG)
     # Keys are the same for both types: the hosted layers of peft's own methods are peft's.
-    _write_tensors(_peft_tensors(adapted), folder / WEIGHTS)
+    tensors = _peft_tensors(adapted)
+    _write_tensors(whole_biases(tensors, adapted.configuration, carrier) if biased else tensors, folder / WEIGHTS)
 
 
 def _peft_tensors(adapted: AdaptedModel) -> dict[str, torch.Tensor]:

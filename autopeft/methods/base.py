@@ -102,6 +102,7 @@ class Method:
         allows: `site -> bool`: whether it can sit on a site of a fitting role.
         mergeable: Whether the trained part can be folded into the base weights exactly.
         targets: What can load an adapter made of this method alone: any of ``peft``, ``merged``, ``vllm``.
+        beside: Methods of peft beside which plain peft loads it too, though not alone.
         identity: Whether the adapted model equals the base before training.
         peft_type: The type of peft's config for a method that peft ships; None for own layers.
         stock: `knobs -> keyword arguments of that config`.
@@ -142,6 +143,7 @@ class Method:
     allows: Callable[[Any], bool] = lambda site: True
     mergeable: bool = False
     targets: frozenset[str] = frozenset()
+    beside: frozenset[str] = frozenset()
     identity: bool = True
     peft_type: str | None = None
     stock: Callable[[Knobs], dict[str, Any]] = lambda knobs: {}

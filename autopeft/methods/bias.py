@@ -19,6 +19,8 @@ BIAS = Method(
     allows=lambda site: site.bias,
     mergeable=True,
     targets=frozenset({"merged"}),
+    # peft's `bias="all"` is a field of their configs, which want modules of their own to adapt.
+    beside=frozenset({"lora", "dora"}),
     layer="bias",
     quantised=True,
 )

@@ -13,6 +13,8 @@ from autopeft.journal import SearchLog, TrialLog, describe
 from autopeft.report.command import command
 from autopeft.report.figures import Figures, figures
 from autopeft.report.headline import headline
+from autopeft.space.beside import BIASES_STAY, writes_base_biases
+from autopeft.space.configuration import Configuration
 
 State = Literal["running", "ended", "interrupted", "died"]
 ROLE_LABELS = {"baseline": "tuned LoRA", "challenger": "best of the space", "incumbent": "in use today"}
@@ -191,7 +193,7 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         header=log.header,
         plan=log.plan,
         figures=figures(log),
-        notes=(*map(str, task.get("notes") or ()), *log.notes),
+        notes=(*map(str, task.get("notes") or ()), *log.notes, *_biases_stay(log, contenders, budget)),
         left_out=dict(log.header.get("space", {}).get("left_out") or {}),
         test_reads=len(log.test_opened),
         advice=() if log.finished is None else tuple(advise(log)),
@@ -249,6 +251,14 @@ def _contenders(log: SearchLog) -> tuple[Contender, ...]:
         label = "frozen base" if reference.get("head") == "lm" else PROBE_LABEL
         found.append(Contender(label, validation=float(reference["score"]), seeds=1))
     return tuple(found)
+
+
+def _biases_stay(log: SearchLog, contenders: tuple[Contender, ...], budget: Mapping[str, Any]) -> list[str]:
+    taken = next((log.configurations.get(str(contender.hash)) for contender in contenders if contender.taken), None)
+    if taken is None:
+        return []
+    configuration = Configuration.from_dict(taken.configuration)
+    return [BIASES_STAY] if writes_base_biases(configuration, str(budget.get("target"))) else []
 
 
 def _caution(contenders: tuple[Contender, ...]) -> str:

@@ -251,6 +251,7 @@ class Prepared:
             max_latency_overhead=None if budget.target == "merged" else budget.max_latency_overhead,
             merged=budget.target == "merged",
             max_adapter_size=budget.max_adapter_size,
+            target=budget.target,
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
         )

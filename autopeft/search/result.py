@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.compose.store import describe
+from autopeft.compose.store import WRITES, describe
 from autopeft.evidence.advice import advise
 from autopeft.journal import SearchLog, pareto
 from autopeft.journal.log import ConfigurationLog
@@ -18,6 +18,7 @@ from autopeft.search.division import Division
 from autopeft.search.finals import Finals, Role
 from autopeft.search.ledger import Ledger
 from autopeft.search.rows import FinalRows
+from autopeft.space.beside import BIASES_STAY
 from autopeft.space.execution import Execution
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm
@@ -155,7 +156,11 @@ def build_result(
         "head": probes.get("heads", {}).get("head"),
         "environment": dict(environment),
         "fingerprint": log.header.get("fingerprint"),
-        "notes": [*log.header.get("task", {}).get("notes", []), *log.notes],
+        "notes": [
+            *log.header.get("task", {}).get("notes", []),
+            *log.notes,
+            *([BIASES_STAY] if winner is not None and winner["writes_base_biases"] else []),
+        ],
     }
 
 
@@ -210,6 +215,7 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
         "adapter_path": adapter,
         "sha256": best.rungs[-1].sha256,
         "lowered_to": about.get("lowered_to"),
+        "writes_base_biases": bool(about.get(WRITES)),
         "peak_bytes": max(
             (t.peak_bytes for t in log.trials.values() if t.hash == best.hash and t.peak_bytes), default=None
         ),

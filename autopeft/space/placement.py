@@ -22,10 +22,13 @@ AFTER_ATTENTION = "+attention"
 def admits(target: str, methods: Sequence[str]) -> bool:
     """Whether a target can load an adapter that mixes these methods.
 
-    Stock peft loads one method at a time; merging folds any mixture of mergeable parts; vLLM runs LoRA alone.
+    Stock peft loads one method at a time, and trained biases beside it where its config has a field for them; merging
+    folds any mixture of mergeable parts; vLLM runs LoRA alone.
     """
     if target == "any":
         return True
+    if target == "peft":
+        methods = [name for name in methods if not METHODS[name].beside.intersection(methods)]
     return all(target in METHODS[name].targets for name in methods) and (target == "merged" or len(set(methods)) == 1)
 
 
@@ -96,10 +99,11 @@ class Placements:
         self._target = target
         names = []
         for name in space.methods:
-            if target == "any" or target in METHODS[name].targets:
+            barred = _barred(name, space, target)
+            if barred is None:
                 names.append(name)
             else:
-                self.left_out[name] = f"cannot be loaded by the target {target}"
+                self.left_out[name] = barred
         self.attention = self._attention(space, modules, names)
         self.block = self._block(space, modules, names)
         self.extra = {name: self._group(name, modules, space) for name in names if "extra" in METHODS[name].slots}
@@ -167,8 +171,14 @@ class Placements:
             mixture = self._mixture(Placement(name, where, block, extra, length))
             if mixture is None or not admits(self._target, mixture.methods):
                 continue
-            if not space.exclusive or len(mixture.methods) == 1:
+            if self._unmixed(space, mixture.methods):
                 yield mixture
+
+    def _unmixed(self, space: SpaceValues, methods: Sequence[str]) -> bool:
+        if space.exclusive == "peft":
+            # Two in one config are saved as that only where the target asks for it.
+            return admits("peft", methods) and (len(methods) == 1 or self._target == "peft")
+        return not space.exclusive or len(methods) == 1
 
     def _mixture(self, placement: Placement) -> Mixture | None:
         chosen: list[tuple[str, Group | None]] = []
@@ -205,11 +215,14 @@ class Placements:
         if wanted in self.mixtures:
             return wanted
         block = wanted.attention if wanted.attention in self.block else NONE
+        # What is loaded beside the method on attention stays with it.
+        beside = [replace(wanted, block=block, prefix=0)] if self._target == "peft" and wanted.block != NONE else []
         candidates = [
             # What the model lacks falls away first: one choice at a time.
             replace(wanted, prefix=0),
             replace(wanted, extra=NONE),
             replace(wanted, extra=NONE, prefix=0),
+            *beside,
             replace(wanted, block=block if wanted.block != NONE else NONE, extra=NONE, prefix=0),
             replace(wanted, block=NONE, extra=NONE, prefix=0),
             replace(wanted, attention=NONE, extra=NONE, prefix=0),
@@ -229,6 +242,18 @@ class Placements:
                     reason = f"needs at least {least:,} adapter parameters here; the limit is {limits.params:,}"
                     self.left_out.setdefault(name, reason)
         return fitting
+
+
+def _barred(name: str, space: SpaceValues, target: str) -> str | None:
+    """Why a method of the space cannot be used with a target on any model, or None."""
+    row = METHODS[name]
+    if target == "peft" and space.exclusive is not True and row.beside.intersection(space.methods):
+        return None
+    if target != "any" and target not in row.targets:
+        return f"cannot be loaded by the target {target}"
+    if space.exclusive == "peft" and "peft" not in row.targets:
+        return "is not loaded by plain peft without the target peft" if row.beside else "is not loaded by plain peft"
+    return None
 
 
 def _absence(name: str, modules: ModuleMap) -> str:

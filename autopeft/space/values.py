@@ -45,7 +45,8 @@ class SpaceValues:
         ceiling: What stands in for the limit where there is none, as a share of the base model's parameters.
         max_share: A limit of the space's own, as a share of the base model's parameters; None for none.
         uniform: One size for all blocks; then nothing is split or tilted.
-        exclusive: One method at a time: nothing is mixed.
+        exclusive: One method at a time: nothing is mixed. ``peft``: what one config of plain peft says: with the target
+            peft also trained biases beside LoRA or DoRA; a method that plain peft does not load is never used.
         split: Attention's share of the sized parameters, or None for the same size everywhere.
         start: Depth of the lowest adapted block, as a share of the blocks.
         tilt: How sizes lean to the top: proportional to exp(tilt * z), z from -1 (lowest adapted block) to 1 (top).
@@ -69,7 +70,7 @@ class SpaceValues:
     ceiling: float = 0.02
     max_share: float | None = None
     uniform: bool = False
-    exclusive: bool = False
+    exclusive: bool | Literal["peft"] = False
     unit: Literal["block", "module", "group"] = "block"
     groups: tuple[tuple[str, ...], ...] = ()
     split: Range | None = (0.1, 0.9)
@@ -205,7 +206,7 @@ def _read(values: Any, prefix: str) -> tuple[Fields, SpaceValues | None]:
         ceiling=fields.number("ceiling", plain.ceiling, low=1e-6, high=1.0),
         max_share=fields.number("max_share", None, low=1e-6, high=1.0),
         uniform=fields.flag("uniform", False),
-        exclusive=fields.flag("exclusive", False),
+        exclusive=fields.take("exclusive", _exclusive, False, "Write true, false or peft."),
         unit=fields.choice("unit", UNITS, "block"),
         groups=fields.take("groups", _groups, (), "Write a list of lists of methods."),
         split=fields.take("split", _split, plain.split, "Write [0.1, 0.9], or natural for one size everywhere."),
@@ -287,6 +288,14 @@ def _groups(value: Any) -> tuple[tuple[str, ...], ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= 64:
         raise ValueError("must be a list of groups, each a list of methods")
     return tuple(_methods(group) for group in value)
+
+
+def _exclusive(value: Any) -> bool | Literal["peft"]:
+    if value == "peft":
+        return "peft"
+    if not isinstance(value, bool):
+        raise ValueError("must be true, false or peft")
+    return value
 
 
 def _split(value: Any) -> Range | None:

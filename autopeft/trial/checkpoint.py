@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.data.encoded import Array
+
+EXACT = "value"
+"""In the optimizer's file: a parameter itself, beside its moments."""
 
 
 def rung_folder(folder: Path, rung: int) -> Path:
@@ -44,13 +47,26 @@ def parameter_names(model: AdaptedModel) -> dict[str, torch.nn.Parameter]:
     return {f"{group}.{i}": p for group, ps in model.groups().items() for i, p in enumerate(ps)}
 
 
-def save_optimizer(path: Path, model: AdaptedModel, optimizer: torch.optim.Optimizer) -> None:
-    """The optimizer's moments, by parameter."""
+def save_optimizer(
+    path: Path, model: AdaptedModel, optimizer: torch.optim.Optimizer, rounded: Sequence[str] = ()
+) -> None:
+    """The optimizer's moments, by parameter.
+
+    Args:
+        path: Where to.
+        model: What is trained.
+        optimizer: Of its parameters.
+        rounded: Groups whose parameters the adapter folder does not hold to the last digit: they are kept here as well,
+            so that a trial that is taken up again is the same trial.
+    """
     moments = {
         f"{name}/{key}": value.detach().cpu().contiguous()
         for name, parameter in parameter_names(model).items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+    for name, parameter in parameter_names(model).items():
+        if name.rpartition(".")[0] in rounded:
+            moments[f"{name}/{EXACT}"] = parameter.detach().cpu().contiguous()
     save_file(moments, path)
 
 
@@ -59,6 +75,9 @@ def load_optimizer(path: Path, model: AdaptedModel, optimizer: torch.optim.Optim
     stored = load_file(path)
     for name, parameter in parameter_names(model).items():
         state = {key.rpartition("/")[2]: value for key, value in stored.items() if key.rpartition("/")[0] == name}
+        exact = state.pop(EXACT, None)
+        if exact is not None:
+            parameter.data.copy_(exact)
         if state:
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in state.items()

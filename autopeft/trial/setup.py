@@ -31,6 +31,7 @@ class WorkSetup:
         max_latency_overhead: The limit of the budget, or None where there is nothing to measure.
         merged: Whether the winner is to be served merged into the base: it then costs nothing when it is used.
         max_adapter_size: The limit of the budget on the adapter's folder, or None.
+        target: What must load the winner.
         tokenizer: For language models, to read generated answers; None otherwise.
         meta: Stored with every adapter: how new rows are tokenised.
     """
@@ -51,6 +52,7 @@ class WorkSetup:
     max_latency_overhead: float | None = None
     merged: bool = False
     max_adapter_size: int | None = None
+    target: str = "any"
     tokenizer: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
 

@@ -27,6 +27,7 @@ from autopeft.data.sources import SPLITS
 from autopeft.errors import InputError, TrialFailure
 from autopeft.evidence.metrics import score
 from autopeft.inspect import module_map
+from autopeft.space.beside import BIAS, writes_base_biases
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
 from autopeft.spec import METRICS
@@ -214,9 +215,10 @@ class Workbench:
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
         meta = {**self.setup.meta, "trial": job.trial, "seed": job.seed, "rung": job.rung}
-        sha256 = save_adapter(model, working / "adapter", meta=meta)
+        sha256 = save_adapter(model, working / "adapter", meta=meta, target=self.setup.target)
         if not job.final:
-            checkpoint.save_optimizer(working / "optimizer.safetensors", model, optimizer)
+            rounded = (BIAS,) if writes_base_biases(job.configuration, self.setup.target) else ()
+            checkpoint.save_optimizer(working / "optimizer.safetensors", model, optimizer, rounded)
         checkpoint.write_arrays(working / "outputs.safetensors", arrays)
         limit = self.setup.max_adapter_size
         size = sum(path.stat().st_size for path in (working / "adapter").iterdir())
