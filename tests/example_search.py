@@ -79,9 +79,11 @@ class ExampleSearch:
     Args:
         folder: The run folder.
         name: The task's name; the tests put hostile text here.
+        target: What must load the winner.
     """
 
-    def __init__(self, folder: Path, name: str = "sst2") -> None:
+    def __init__(self, folder: Path, name: str = "sst2", target: str = "any") -> None:
+        self.target = target
         self.clock = Clock()
         self.journal = Journal.create(folder, clock=self.clock)
         self.name = name
@@ -95,7 +97,7 @@ class ExampleSearch:
     def head(self, rungs: tuple[int, ...] = (1000, 3000, 9000)) -> None:
         spec = {
             "task": {"model": "models/minilm", "data": "data/sst2", "name": self.name},
-            "budget": {"max_adapter_params": 0.01, "max_memory": 2**30, "max_time": 1800.0, "target": "any"},
+            "budget": {"max_adapter_params": 0.01, "max_memory": 2**30, "max_time": 1800.0, "target": self.target},
             "space": "hybrid",
             "strategy": "tpe-asha",
             "evidence": "standard",

@@ -129,6 +129,15 @@ def test_the_terminal_says_the_same_at_any_width(tmp_path: Path) -> None:
     assert "6 completed, 1 failed, 1 stopped; not trained for breaking a limit: 1" in wide
 
 
+def test_biases_that_plain_peft_does_not_take_back_are_said(tmp_path: Path) -> None:
+    for target, said in (("any", False), ("peft", True)):
+        ExampleSearch(tmp_path / target, target=target).whole()
+        assert ("does not restore them" in page(tmp_path / target).text) == said
+        assert ("does not restore them" in shown(tmp_path / target, 300)) == said
+    lora = verdict(ExampleSearch(tmp_path / "lora", target="peft"), "worse", "baseline")
+    assert "does not restore them" not in page(lora).text
+
+
 def test_only_broken_limits_count_as_broken_limits(tmp_path: Path) -> None:
     search = ExampleSearch(tmp_path / "run").whole()
     constraints = [record.data["constraint"] for record in search.journal.records if record.type == "rejected"]

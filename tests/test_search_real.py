@@ -216,6 +216,23 @@ def test_target_peft_is_plain_peft(minilm: Path, tiny_reviews: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_lora_with_trained_biases_is_plain_peft_and_marked(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    # Plain LoRA belongs to the baseline: what this space returns has biases.
+    space = {"name": "biased", "methods": ["lora", "bias"]}
+    more = {"budget": {"target": "peft", "max_adapter_params": "0.5%"}, "space": space, "tracking_uri": None}
+    result = run(options(minilm, tiny_reviews, tmp_path / "run", **more))
+    blocks = {role: result.values[role] for role in ("baseline", "challenger")}
+    assert (blocks["baseline"]["methods"], blocks["baseline"]["writes_base_biases"]) == (["lora"], False)
+    assert (blocks["challenger"]["methods"], blocks["challenger"]["writes_base_biases"]) == (["bias", "lora"], True)
+    assert {block["lowered_to"] for block in blocks.values()} == {"LORA"}
+    told = any("does not restore them" in note for note in result.values["notes"])
+    assert told == (result.winner["role"] == "challenger")
+    config = json.loads((result.folder / blocks["challenger"]["adapter_path"] / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["bias"]) == ("LORA", "all")
+    assert autopeft.load(result.folder).predict(["a fine film"])
+
+
+@pytest.mark.slow
 def test_adapters_in_use_today_are_compared(
     found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from autopeft.compose.base import checksum, meta_carrier
+from autopeft.compose.store import describe
 from autopeft.cost.memory import MemoryModel
 from autopeft.data.batches import longest_batch
 from autopeft.data.encoded import EncodedSplit
@@ -97,6 +98,27 @@ def test_a_damaged_checkpoint_starts_the_trial_anew(setup: WorkSetup, file: str)
     assert outcome.rows == 128
     assert isinstance(outcome.job, Train)
     assert outcome.job.rows_from == 0
+
+
+def test_a_trial_for_plain_peft_goes_on_exactly(setup: WorkSetup) -> None:
+    """Though its folder holds trained biases as sums with the base's, which are rounded."""
+    setup = replace(setup, target="peft")
+    job = lora_job(setup, "resident", rows=64)
+    values = job.configuration.to_dict()
+    values["sites"] = {f"bert.{name}": [*parts, {"method": "bias"}] for name, parts in values["sites"].items()}
+    values["training"]["rates"]["bias"] = 4e-3
+    job = replace(job, configuration=Configuration.from_dict(values), head="stock")
+    parted = replace(job, trial="parted", folder="trials/parted")
+    bench, ends = Workbench(setup), []
+    for first, later in ((job, bench), (parted, Workbench(setup))):
+        done = bench.run(first)
+        assert done.status == "ok", done.detail
+        about = describe(setup.path / str(done.adapter))
+        assert (about["lowered_to"], about["writes_base_biases"]) == ("LORA", True)
+        ends.append(later.run(replace(first, rows_from=done.rows, rows_to=256, rung=1)))
+    assert [(end.status, end.rows) for end in ends] == [("ok", 192), ("ok", 192)]
+    assert ends[0].sha256 == ends[1].sha256
+    assert (ends[0].metrics, ends[0].loss) == (ends[1].metrics, ends[1].loss)
 
 
 @pytest.mark.parametrize("head", ["mean", "stock"])

@@ -140,6 +140,7 @@ def _ls_methods(as_json: bool, stdout: IO[str]) -> int:
                 "rate": {"low": method.rate.low, "default": method.rate.default, "high": method.rate.high},
                 "mergeable": method.mergeable,
                 "targets": sorted(method.targets),
+                "beside": sorted(method.beside),
                 "base": method.base,
                 "quantised": method.quantised,
                 "identity": method.identity,

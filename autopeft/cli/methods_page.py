@@ -25,7 +25,8 @@ merging is exact where claimed, plain peft loads what is lowered.
   `hybrid` methods are parts of UniPELT: each with a gate of its own, computed from what the module reads.
 - **targets**: what can load an adapter of this method alone. `peft`: plain peft, at any mixture of sizes; other methods
   of peft on linear layers, except `psoft`, are saved as plain peft too when all sizes are equal. `merged`: folded into
-  the weights. `vllm`: its rules for LoRA.
+  the weights. `vllm`: its rules for LoRA. `peft beside`: plain peft too, as one config with one of those methods, where
+  `--target peft` asks for it; it then overwrites what the base has there (`docs/adapter.md`).
 - **base**: `shared` when the layer asks the frozen module once, with its own input, so that adapters can share that.
 - **4/8 bit**: trains on bitsandbytes' 4-bit and 8-bit bases and is read back exactly there (`tests/test_quantised.py`).
 - **tier**: 1 in the default space, 2 by name, 3 experimental.
@@ -68,13 +69,17 @@ def _row(method: Method) -> str:
         f"{method.rate.low:g} to {method.rate.high:g}",
         _yes(method.identity),
         _yes(method.mergeable),
-        ", ".join(sorted(method.targets)),
+        ", ".join([*sorted(method.targets), *_beside(method)]),
         method.base,
         _yes(method.quantised),
         str(method.tier),
         _paper(method),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _beside(method: Method) -> list[str]:
+    return [f"peft beside {' or '.join(sorted(method.beside))}"] if method.beside else []
 
 
 def _range(numbers: Sequence[int]) -> str:

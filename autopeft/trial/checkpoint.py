@@ -1,6 +1,7 @@
 """What a trial leaves on disk after each rung, so that any worker can take it up again.
 
-``trials/<trial>/rung-<k>/adapter`` is a complete adapter folder, ``optimizer.safetensors`` the optimizer's moments,
+``trials/<trial>/rung-<k>/adapter`` is a complete adapter folder, ``optimizer.safetensors`` the optimizer's moments
+(and parameters that the adapter folder holds rounded),
 ``outputs.safetensors`` the per-example outputs. A rung folder appears under its name only when it is complete.
 """
 
