@@ -34,6 +34,7 @@ from autopeft.compose.lower import lower
 from autopeft.compose.manifest import write_manifest
 from autopeft.compose.stock import load_stock
 from autopeft.compose.store import describe, load_adapter, save_adapter
+from autopeft.cost.size import adapter_bytes
 from autopeft.errors import DamagedFile
 from autopeft.inspect import module_map
 from autopeft.space import bind, resolve
@@ -167,6 +168,15 @@ def test_for_other_targets_it_stays_the_exact_hybrid(bert: Carrier, tmp_path: Pa
 def test_what_one_config_of_peft_cannot_say(bert: Carrier, methods: tuple[str, ...]) -> None:
     # peft's DoRA takes the base's bias off before it scales, so a bias inside of it is another function.
     assert lower(uniform(module_map(bert.model), *methods), bert, target="peft") is None
+
+
+def test_it_takes_no_more_room_than_the_hybrid(bert: Carrier, tmp_path: Path) -> None:
+    # Limits on the disk are predicted for that one.
+    adapted = build(bert, on(bert, "lora", "bias", roles=("query",), everywhere=True))
+    for target in ("any", "peft"):
+        save_adapter(adapted, tmp_path / target, meta={}, target=target)
+    sizes = [sum(path.stat().st_size for path in (tmp_path / target).iterdir()) for target in ("any", "peft")]
+    assert sizes[1] < sizes[0] <= adapter_bytes(adapted.configuration, module_map(bert.model), adapted.head_params)
 
 
 def test_lora_alone_is_saved_as_ever(bert: Carrier, tmp_path: Path) -> None:

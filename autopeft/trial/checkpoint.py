@@ -1,8 +1,8 @@
 """What a trial leaves on disk after each rung, so that any worker can take it up again.
 
 ``trials/<trial>/rung-<k>/adapter`` is a complete adapter folder, ``optimizer.safetensors`` the optimizer's moments
-(and parameters that the adapter folder holds rounded),
-``outputs.safetensors`` the per-example outputs. A rung folder appears under its name only when it is complete.
+(and parameters that the adapter folder holds rounded), ``outputs.safetensors`` the per-example outputs. A rung folder
+appears under its name only when it is complete.
 """
 
 from __future__ import annotations
