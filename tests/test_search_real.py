@@ -219,7 +219,7 @@ def test_target_peft_is_plain_peft(minilm: Path, tiny_reviews: Path, tmp_path: P
 def test_lora_with_trained_biases_is_plain_peft_and_marked(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     # Plain LoRA belongs to the baseline: what this space returns has biases.
     space = {"name": "biased", "methods": ["lora", "bias"]}
-    more = {"budget": {"target": "peft", "max_adapter_params": "0.5%"}, "space": space, "tracking_uri": None}
+    more = {"budget": {"target": "peft", "max_adapter_params": "0.5%", "max_trials": 2}, "space": space}
     result = run(options(minilm, tiny_reviews, tmp_path / "run", **more))
     blocks = {role: result.values[role] for role in ("baseline", "challenger")}
     assert (blocks["baseline"]["methods"], blocks["baseline"]["writes_base_biases"]) == (["lora"], False)
