@@ -46,6 +46,7 @@ class Bench:
         self.evidence = str(options.get("evidence", "standard"))
         self.until_decided = bool(options.get("until_decided", False))
         self.margin = options.get("margin")
+        self.objective = str(options.get("objective", "best"))
         self.slots = int(options.get("slots", 2))  # type: ignore[call-overload]
         self.eval_rows: dict[str, int] = options.get("eval_rows", {})  # type: ignore[assignment]
         self.incumbent: str | None = options.get("incumbent")  # type: ignore[assignment]
@@ -65,7 +66,7 @@ class Bench:
                 take_up(ledger, self.budget, self.slots)
             rules = Rules(
                 self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, 2000, "hash",
-                self.incumbent, 0, self.eval_rows,
+                self.incumbent, 0, self.eval_rows, self.objective,
             )  # fmt: skip
             controller = Controller(ledger, rules, self.field, slots=self.slots)
             if stop_after is not None:

@@ -237,6 +237,7 @@ FULL = SearchSpec(
     evidence="quick",
     until="decided",
     within=0.5,
+    objective="pareto",
     overrides=(("space.batch", [8, 16]), ("space.name", "1e-3"), ("strategy.name", "8"), ("space.note", "it's: #1")),
     workers=2,
     gpus_per_trial=0.5,

@@ -114,6 +114,13 @@ FLAGS: tuple[Flag, ...] = (
         "POINTS",
         "number",
     ),
+    Flag(
+        "--objective",
+        "objective",
+        SEARCH,
+        "best: one adapter; pareto: also those that are worth their size, memory or time (best)",
+        "WHAT",
+    ),
     Flag("--seed", "seed", SEARCH, "seed of all that is random (0)", "N", "number"),
     Flag("--workers", "workers", RUN, "trials at a time (one per GPU, or one per core)", "N", "number"),
     Flag("--gpus-per-trial", "gpus_per_trial", RUN, "fraction of a GPU per trial", "F", "number"),

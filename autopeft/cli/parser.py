@@ -115,6 +115,7 @@ def _add_results(verb: AddVerb) -> None:
     )
     predict.add_argument("--output", metavar="FILE", help="jsonl or csv; JSON lines on stdout without it")
     predict.add_argument("--model", metavar="ID_OR_DIR", help="the base model, where it has moved")
+    predict.add_argument("--adapter", default="winner", help="another adapter of the run, e.g. front/1 (winner)")
     track = verb("track", "send a search to MLflow again, from its journal")
     track.add_argument("folder", metavar="RUN_DIR")
     track.add_argument("--tracking-uri", metavar="URI", help="MLflow store (the one that the search was tracked in)")

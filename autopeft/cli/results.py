@@ -53,7 +53,7 @@ def predict(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> in
     quiet_libraries()
     from autopeft.search import load
 
-    predictor = load(folder, model=args.model)
+    predictor = load(folder, model=args.model, adapter=args.adapter)
     found: list[dict[str, Any]] = []
     for start in range(0, len(rows), ROWS_AT_A_TIME):
         try:

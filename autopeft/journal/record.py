@@ -77,7 +77,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "trial_ended": ("trial", "status", "reason", "detail", "seconds", "measured"),
     "simplify": ("challenger", "drops"),
     "simplified": ("challenger", "takes", "dropped", "differences"),
-    "finalists": ("baseline", "challenger", "seeds", "rows", "rung", "predicted_bytes"),
+    "finalists": ("baseline", "challenger", "seeds", "rows", "rung", "predicted_bytes", "front"),
     "verdict": ("name", "difference", "low", "high", "takes", "reason", "seeds", "margin"),
     "looks": ("test_hash", "this_search", "all_searches", "searches"),
     "test_opened": ("winner_sha256", "test_hash", "rows"),

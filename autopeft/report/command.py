@@ -40,6 +40,7 @@ SEARCH_FLAGS = {
     "evidence": "--evidence",
     "until": "--until",
     "within": "--within",
+    "objective": "--objective",
     "workers": "--workers",
     "gpus_per_trial": "--gpus-per-trial",
     "executor": "--executor",

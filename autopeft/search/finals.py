@@ -13,6 +13,7 @@ from autopeft.evidence.bootstrap import LEVEL, Interval, Verdict, compare, inter
 from autopeft.evidence.selection import optimism
 from autopeft.journal import TrialLog
 from autopeft.search.division import FINALIST_SEEDS, MIN_RUNG_ROWS, Division
+from autopeft.search.front import spread
 from autopeft.search.ledger import Ledger
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.trial.checkpoint import read_arrays
@@ -109,22 +110,32 @@ class Finals:
             return min(kept, key=lambda t: (params(t), -score(t)))
         return max(smaller, key=lambda t: (score(t), -params(t)), default=best)
 
-    def name(self, *, seconds: Callable[[str, int], float], rungs: int, predict: Callable[[str], int | None]) -> None:
+    def name(
+        self,
+        *,
+        seconds: Callable[[str, int], float],
+        rungs: int,
+        predict: Callable[[str], int | None],
+        front: bool = False,
+    ) -> None:
         """Journal the finalists, with as many seeds and rows as the time left admits.
 
         Args:
             seconds: `(configuration hash, rows) -> expected seconds` of one run.
             rungs: Number of rungs.
             predict: `configuration hash -> live bytes` of its training, exactly.
+            front: Whether others that are worth their size get fresh seeds as well.
         """
         candidates = self.candidates()
         hashes = {role: trial.hash for role, trial in candidates.items()}
+        others = spread(self._ledger.log, list(hashes.values()), self._reference()) if front else []
         until, rows, seeds = self._division.confirm_until, self._division.final_rows, list(self._division.seeds)
         if until is not None:
             left = until - self._ledger.used
 
             def fits(rows: int, seeds: int) -> bool:
-                return makespan([seconds(h, rows) for h in hashes.values()] * seeds, self._division.workers) <= left
+                runs = [seconds(h, rows) for h in (*hashes.values(), *others)] * seeds
+                return makespan(runs, self._division.workers) <= left
 
             while len(seeds) > 2 and not fits(rows, len(seeds)):
                 seeds.pop()
@@ -140,16 +151,34 @@ class Finals:
             rows=rows,
             rung=rungs - 1,
             predicted_bytes={role: predict(hash) for role, hash in hashes.items()},
+            front=others,
         )
 
+    def _reference(self) -> float | None:
+        """The linear probe's score, where there is one."""
+        probe = self._ledger.log.probes.get("heads", {})
+        return None if probe.get("head") in (None, "lm") else float(probe["score"])
+
+    def front(self) -> list[str]:
+        """Configurations beside the finalists that get fresh seeds."""
+        return list(self._named().get("front") or ())
+
+    def front_runs(self, hash: str) -> list[TrialLog]:
+        """The completed runs of a configuration with fresh seeds."""
+        return [run for run in self._runs() if (run.hash, run.status) == (hash, "completed")]
+
     def pending(self, *, until_decided: bool) -> list[tuple[ArmName, str, int]]:
-        """Runs of the finalists that were not started yet: seed by seed, both arms in turn."""
+        """Runs that were not started yet: seed by seed, both arms in turn, and then the others of the front."""
         named = self._named()
-        if until_decided and self._settled():
-            return []
         started = {(run.arm, run.hash, run.seed) for run in self._runs()}
-        runs = [(arm, named.get(role), seed) for seed in named["seeds"] for arm, role in ROLES.items()]
+        settled = until_decided and self._settled()
+        seeds = [] if settled else named["seeds"]
+        runs = [(arm, named.get(role), seed) for seed in seeds for arm, role in ROLES.items()]
+        runs += [(self._arm(hash), hash, seed) for seed in named["seeds"] for hash in self.front()]
         return [(arm, hash, seed) for arm, hash, seed in runs if hash and (arm, hash, seed) not in started]
+
+    def _arm(self, hash: str) -> ArmName:
+        return "baseline" if self._ledger.log.configurations[hash].arm == "baseline" else "space"
 
     def hashes(self) -> list[str]:
         """Configurations of the finalists."""

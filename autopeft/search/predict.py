@@ -116,20 +116,24 @@ def _checked(rows: Any) -> Sequence[str | Mapping[str, Any]]:
     return rows
 
 
-def load(run_dir: str | os.PathLike[str], model: str | None = None) -> Predictor:
+def load(run_dir: str | os.PathLike[str], model: str | None = None, *, adapter: str = "winner") -> Predictor:
     """The winner of a run folder, ready to predict.
 
     Args:
         run_dir: The run folder of a search.
         model: Where the base model is now; None takes what the search used.
+        adapter: Another adapter of the run: ``front/1`` of a search with the objective ``pareto``, for example.
 
     Raises:
         InputError: There is no winner, its files are damaged, or the base model is another one.
     """
     folder = Path(run_dir)
-    winner = folder / "winner"
-    if not winner.is_dir():
+    winner = folder / adapter
+    if not (folder / "winner").is_dir():
         raise InputError.one("run_dir", str(run_dir), "holds no winner", "Give the folder of a search that found one.")
+    if not winner.is_dir():
+        there = ", ".join(["winner", *sorted(f"front/{path.name}" for path in folder.glob("front/*"))])
+        raise InputError.one("adapter", adapter, f"is no adapter of this run; there are {there}", "Give one of them.")
     about = describe(winner)
     text = TextPlan.from_dict(about["meta"]["text"])
     revision = None

@@ -16,6 +16,7 @@ from autopeft.evidence import COUNTED, detectable
 from autopeft.executors.base import cores
 from autopeft.search.arms import UNBUILDABLE, lean
 from autopeft.search.division import Division, divide
+from autopeft.search.front import FRONT_SIZE
 from autopeft.search.hours import estimated_speed, measured_speed, time_section, unaffordable
 from autopeft.search.machine import live_bytes_per_worker
 from autopeft.search.prepare import prepare
@@ -116,6 +117,7 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
         evidence=spec.evidence,
         rungs=strategy.rungs,
         eta=strategy.eta,
+        finalists=2 + (FRONT_SIZE if spec.objective == "pareto" else 0),
     )
     modules = prepared.modules(head)
     about_space = _about(bound, prepared, head)

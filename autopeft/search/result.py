@@ -12,10 +12,11 @@ from typing import Any
 
 from autopeft.compose.store import WRITES, describe
 from autopeft.evidence.advice import advise
-from autopeft.journal import SearchLog, pareto
+from autopeft.journal import SearchLog, TrialLog, pareto
 from autopeft.journal.log import ConfigurationLog
 from autopeft.search.division import Division
 from autopeft.search.finals import Finals, Role
+from autopeft.search.front import confirmed
 from autopeft.search.ledger import Ledger
 from autopeft.search.rows import FinalRows
 from autopeft.space.beside import BIASES_STAY
@@ -99,11 +100,12 @@ def build_result(
     log = ledger.log
     arms: tuple[Arm, ...] = ("baseline", "space")
     blocks: dict[Role, Any] = {"baseline": None, "challenger": None}
-    takes = None
+    takes, front = None, list[dict[str, Any]]()
     if log.plan:
         finals = Finals(ledger, Division.from_dict(log.plan), arms)
         blocks = {role: _block(role, finals, ledger) for role in blocks}
         takes = _taken(log, finals)
+        front = _front(blocks, finals, ledger)
     winner = None
     if takes is not None and blocks[takes] is not None and status in ("found", "cancelled"):
         winner = {**blocks[takes], "adapter_path": "winner", "role": takes}
@@ -128,6 +130,8 @@ def build_result(
         "eval_sets": rows.eval_sets(),
         # Filled where they are written.
         "predictions": {},
+        "front": front,
+        "simplified": None if log.simplified is None else dict(log.simplified),
         "pareto": pareto(log),
         "trials": {
             "completed": counts["completed"],
@@ -189,12 +193,42 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
         return None
     metric = log.metric if finals.runs(role) else log.rung_metric
     best = finals.best_runs().get(role, runs[0])
+    optimism = finals.optimism(role, metric)
+    block = _of_runs(runs, best, metric, finals, ledger)
+    tested = log.tests.get(role)
+    return {
+        **block,
+        "validation": {
+            **block["validation"],
+            "optimism": optimism,
+            "corrected": block["validation"]["mean"] - optimism,
+        },
+        "test": dict(tested["metrics"]) if tested and tested["metrics"] else None,
+        "predicted_bytes": _predicted(role, log.configurations[best.hash], log),
+    }
+
+
+def _front(blocks: Mapping[Role, Any], finals: Finals, ledger: Ledger) -> list[dict[str, Any]]:
+    """Blocks of what is worth its size, memory or time, and where each is returned."""
+    log = ledger.log
+    if not finals.front():
+        return []
+    made = [{**block, "role": role} for role, block in blocks.items() if block is not None and finals.runs(role)]
+    for hash in finals.front():
+        runs = finals.front_runs(hash)
+        if runs:
+            best = max(runs, key=lambda run: run.rungs[-1].metrics[log.metric])
+            made.append({**_of_runs(runs, best, log.metric, finals, ledger), "role": None})
+    return [{**block, "folder": f"front/{number}"} for number, block in enumerate(confirmed(made), start=1)]
+
+
+def _of_runs(runs: list[TrialLog], best: TrialLog, metric: str, finals: Finals, ledger: Ledger) -> dict[str, Any]:
+    """A finalist block without what only finalists have."""
+    log = ledger.log
     known = log.configurations[best.hash]
     adapter = best.rungs[-1].adapter
     about = describe(Path(ledger.journal.folder) / adapter) if adapter else {}
     interval = finals.interval_of(runs, metric)
-    optimism = finals.optimism(role, metric)
-    tested = log.tests.get(role)
     return {
         "configuration": dict(known.configuration),
         "hash": best.hash,
@@ -208,10 +242,7 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
             "low": interval.low,
             "high": interval.high,
             "seeds": interval.seeds,
-            "optimism": optimism,
-            "corrected": interval.mean - optimism,
         },
-        "test": dict(tested["metrics"]) if tested and tested["metrics"] else None,
         "adapter_path": adapter,
         "sha256": best.rungs[-1].sha256,
         "lowered_to": about.get("lowered_to"),
@@ -219,7 +250,7 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
         "peak_bytes": max(
             (t.peak_bytes for t in log.trials.values() if t.hash == best.hash and t.peak_bytes), default=None
         ),
-        "predicted_bytes": _predicted(role, known, log),
+        "predicted_bytes": known.predicted_bytes if known.predicted_exactly else None,
         "execution": Execution.from_dict(known.execution).to_dict(),
         "latency": log.latency(best.hash),
         "trials": [run.id for run in runs],
@@ -260,16 +291,22 @@ def _reference(log: SearchLog) -> dict[str, Any] | None:
 
 
 def place_winner(folder: Path, values: Mapping[str, Any]) -> None:
-    """Copy the winner's adapter to ``winner/``, complete or not at all."""
+    """Copy the winner's adapter to ``winner/`` and the front's beside it, each complete or not at all."""
     winner = values["winner"]
     if winner is None:
         return
-    source = values[winner["role"]]["adapter_path"]
-    working = folder / ".winner.partial"
+    _place(folder, folder / values[winner["role"]]["adapter_path"], "winner")
+    for block in values["front"]:
+        _place(folder, folder / block["adapter_path"], block["folder"])
+
+
+def _place(folder: Path, source: Path, name: str) -> None:
+    working = folder / f".{name.replace('/', '-')}.partial"
     shutil.rmtree(working, ignore_errors=True)
-    shutil.copytree(folder / source, working)
-    shutil.rmtree(folder / "winner", ignore_errors=True)
-    os.replace(working, folder / "winner")
+    shutil.copytree(source, working)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    os.replace(working, folder / name)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

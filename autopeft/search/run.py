@@ -194,6 +194,7 @@ class _Session:
             test_hash=prepared.data.hashes["test"],
             incumbent=None if spec.incumbent is None else str(Path(spec.incumbent).resolve()),
             seed=spec.seed,
+            objective=spec.objective,
             eval_rows={name: given.split.rows for name, given in prepared.eval_sets.items()},
         )
         self._controller = Controller(
@@ -240,6 +241,8 @@ class _Session:
             files = [self._folder / "result.json", self._folder / "report.html", self._folder / "charts"]
             if values["winner"] is not None:
                 files.append(self._folder / "winner")
+            if values["front"]:
+                files.append(self._folder / "front")
             missing = self._tracker.close(files, wait=FINISH_SECONDS)
             if missing:
                 shown = Snapshot("done") if self._controller is None else snapshot(self._controller)

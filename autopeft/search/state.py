@@ -40,6 +40,7 @@ class Rules:
         test_hash: Checksum of the test rows.
         incumbent: Folder of the adapter in use today, or None.
         seed: Seed of exploration.
+        objective: ``best`` or ``pareto``.
         eval_rows: Name -> rows of the eval sets that are given now.
     """
 
@@ -54,6 +55,7 @@ class Rules:
     incumbent: str | None
     seed: int
     eval_rows: Mapping[str, int] = field(default_factory=dict)
+    objective: str = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class State:
             seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
+            front=self.rules.objective == "pareto",
         )
 
     def configuration(self, hash: str) -> Configuration:

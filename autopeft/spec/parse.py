@@ -13,7 +13,7 @@ from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_
 from autopeft.spec.budget import TARGETS, Budget
 from autopeft.spec.eval_sets import parse_eval_sets
 from autopeft.spec.fields import Fields, read_text, suggest
-from autopeft.spec.search import EVIDENCE, EXECUTORS, SearchSpec
+from autopeft.spec.search import EVIDENCE, EXECUTORS, OBJECTIVES, SearchSpec
 from autopeft.spec.stored import as_given, spec_to_dict
 from autopeft.spec.task import HEADS, KINDS, METRICS, Metric, Task
 from autopeft.spec.yamlfile import read_yaml, read_yaml_file
@@ -197,6 +197,7 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         evidence=fields.choice("evidence", EVIDENCE, "standard"),
         until=fields.choice("until", ("decided",), None),
         within=fields.number("within", None, low=1e-6, high=1e6),
+        objective=fields.choice("objective", OBJECTIVES, "best"),
         overrides=tuple((name, value) for name, value in changes if name.split(".")[0] in ("space", "strategy")),
         workers=fields.number("workers", None, low=1, high=4096, whole=True),
         gpus_per_trial=fields.number("gpus_per_trial", None, low=0, high=64),

@@ -10,6 +10,8 @@ from autopeft.spec.budget import Budget
 from autopeft.spec.task import Task
 
 Evidence = Literal["quick", "standard", "strict"]
+Objective = Literal["best", "pareto"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
 EVIDENCE: tuple[str, ...] = get_args(Evidence)
 ExecutorName = Literal["ray", "tune", "inprocess"]
 EXECUTORS: tuple[str, ...] = get_args(ExecutorName)
@@ -32,6 +34,7 @@ class SearchSpec:
         until: ``decided`` ends the search as soon as the verdict is settled; None uses the whole budget.
         within: Return the smallest adapter that is shown to be no worse than tuned LoRA by more than so many points
             (hundredths of a metric that is bounded by 1, else the metric's own unit); None looks for the best.
+        objective: ``best`` returns one adapter; ``pareto`` also those that are worth their size, memory or time.
         overrides: ``("space.x", value)`` and ``("strategy.x", value)`` pairs from ``--set``.
         workers: Trials at a time; None takes one per GPU, or one per core.
         gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
@@ -54,6 +57,7 @@ class SearchSpec:
     evidence: Evidence = "standard"
     until: Literal["decided"] | None = None
     within: float | None = None
+    objective: Objective = "best"
     overrides: tuple[tuple[str, Any], ...] = ()
     workers: int | None = None
     gpus_per_trial: float | None = None

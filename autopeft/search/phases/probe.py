@@ -7,6 +7,7 @@ from dataclasses import asdict
 from autopeft.errors import AutopeftError
 from autopeft.executors import Wait
 from autopeft.search.division import Speed, divide
+from autopeft.search.front import FRONT_SIZE
 from autopeft.search.state import State
 from autopeft.strategy.jobs import Job, Outcome, Probe
 
@@ -86,6 +87,6 @@ class ProbePhase:
             evidence=state.rules.evidence,
             rungs=strategy.rungs,
             eta=strategy.eta,
-            finalists=len(arms),
+            finalists=len(arms) + (FRONT_SIZE if state.rules.objective == "pareto" else 0),
         )
         state.divide(division)

@@ -1,0 +1,119 @@
+"""Several adapters: those that are worth their size, memory or time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from space_models import bert
+from test_search_real import options, run
+from test_search_simulated import Bench, explored
+
+import autopeft
+from autopeft.journal import Journal, SearchLog
+from autopeft.search.front import FRONT_SIZE, confirmed, nondominated
+from autopeft.search.ledger import Ledger
+from autopeft.search.result import build_result
+from autopeft.spec import Budget
+from autopeft.testing.worlds import SyntheticWorld
+
+
+@pytest.mark.parametrize(
+    ("points", "kept"),
+    [
+        ([(0.9, (10.0, 5.0)), (0.8, (10.0, 5.0)), (0.9, (11.0, 5.0))], [0]),
+        ([(0.9, (10.0, 5.0)), (0.8, (9.0, 6.0)), (0.7, (9.0, 5.0))], [0, 1, 2]),
+        # Equal ones do not beat each other; an unknown cost beats nothing and is beaten by nothing.
+        ([(0.9, (10.0, 5.0)), (0.9, (10.0, 5.0))], [0, 1]),
+        ([(0.9, (10.0, None)), (0.8, (11.0, 5.0)), (0.7, (12.0, None))], [0, 1, 2]),
+        ([], []),
+    ],
+)
+def test_only_what_another_beats_in_everything_is_left_out(points: list[Any], kept: list[int]) -> None:
+    assert nondominated(points) == kept
+
+
+def test_a_confirmed_front_is_about_latency_too() -> None:
+    def block(mean: float, params: int, latency: float | None) -> dict[str, Any]:
+        told = None if latency is None else {"1": latency, "16": 1.0}
+        return {"validation": {"mean": mean}, "adapter_params": params, "peak_bytes": 100, "latency": told}
+
+    fast, slow, small = block(0.9, 200, 1.0), block(0.9, 200, 1.3), block(0.8, 100, 1.4)
+    assert confirmed([fast, slow, small]) == [small, fast]
+    # Less than a hundredth of a forward pass is noise.
+    assert confirmed([fast, block(0.9, 200, 1.004)])[0] is fast
+    assert len(confirmed([fast, block(0.9, 200, 1.004)])) == 2
+
+
+def larger_is_better(configuration: Any) -> float:
+    return 0.55 + 0.07 * len(str(configuration.adapter_params(bert())))
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, SearchLog]:
+    world = SyntheticWorld(larger_is_better, rows=1000)
+    folder = tmp_path_factory.mktemp("front") / "run"
+    bench = Bench(folder, world, Budget(max_adapter_params=0.02, max_trials=40), objective="pareto", strategy="random")
+    return bench, bench.run()
+
+
+def test_others_get_the_same_fresh_seeds(search: tuple[Bench, SearchLog]) -> None:
+    _, log = search
+    assert log.finalists is not None
+    others = log.finalists["front"]
+    assert 1 <= len(others) <= FRONT_SIZE
+    assert not set(others) & {log.finalists["baseline"], log.finalists["challenger"]}
+    for hash in others:
+        assert [run.seed for run in log.of_configuration(hash, "confirm")] == log.finalists["seeds"]
+        assert hash in {trial.hash for trial in explored(log)}
+    # The verdict is between the two finalists, and only they are read on the test rows.
+    assert set(log.tests) == {"baseline", "challenger"}
+
+
+def test_the_result_holds_what_nothing_else_beats(
+    search: tuple[Bench, SearchLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, log = search
+    # Simulated workers store no adapters.
+    monkeypatch.setattr("autopeft.search.result.describe", lambda folder: {})
+    with Journal.resume(bench.folder, clock=bench.clock) as journal:
+        front = build_result(Ledger(journal), status="found", budget=bench.budget, environment={})["front"]
+    assert len(front) >= 2
+    sizes, means = ([read(block) for block in front] for read in (_size, _mean))
+    assert sizes == sorted(sizes)
+    assert means == sorted(means)
+    assert len(set(sizes)) == len(sizes)
+    assert [block["folder"] for block in front] == [f"front/{n + 1}" for n in range(len(front))]
+    for block in front:
+        assert block["validation"]["low"] < block["validation"]["mean"] < block["validation"]["high"]
+        assert block["validation"]["seeds"] == len((log.finalists or {})["seeds"])
+
+
+def _size(block: dict[str, Any]) -> int:
+    return int(block["adapter_params"])
+
+
+def _mean(block: dict[str, Any]) -> float:
+    return float(block["validation"]["mean"])
+
+
+def test_without_being_asked_for_there_is_one_adapter(tmp_path: Path) -> None:
+    log = Bench(tmp_path / "run", SyntheticWorld(larger_is_better), Budget(max_trials=10)).run()
+    assert log.finalists is not None
+    assert log.finalists["front"] == []
+
+
+@pytest.mark.slow
+def test_each_of_a_real_front_can_be_loaded(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    values = options(minilm, tiny_reviews, tmp_path / "run", budget={"max_adapter_params": "2%", "max_trials": 12})
+    result = run({**values, "objective": "pareto", "evidence": "quick"})
+    front = result.values["front"]
+    assert front
+    for block in front:
+        folder = result.folder / block["folder"]
+        assert folder.is_dir()
+        predictor = autopeft.load(result.folder, adapter=block["folder"])
+        assert predictor.model.adapter_params == block["adapter_params"]
+        (said,) = predictor.predict(["a warm and funny film"])
+        assert 0 < said["probability"] <= 1
