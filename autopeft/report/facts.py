@@ -119,6 +119,7 @@ class Facts:
         figures: The numbers behind the figures.
         verdict: Data of the latest ``verdict``, or None.
         adapter: The folder of the winner's adapter, relative to the run folder, or None.
+        simplified: Data of the latest ``simplified``, or None.
         result: What ``result.json`` holds; empty before the end.
     """
 
@@ -153,6 +154,7 @@ class Facts:
     command: str | None = None
     verdict: Mapping[str, Any] | None = None
     adapter: str | None = None
+    simplified: Mapping[str, Any] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -202,6 +204,7 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         started=log.started,
         # Under the limits of the latest session.
         verdict=log.verdict,
+        simplified=log.simplified,
         adapter=(((log.finished or {}).get("result") or {}).get("winner") or {}).get("adapter_path"),
         command=command({**spec, "budget": budget, "eval_sets": _eval_sets(log)}),
         result=(log.finished or {}).get("result") or {},

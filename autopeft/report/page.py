@@ -14,6 +14,7 @@ from autopeft.report.facts import Contender, Facts, TrialRow
 from autopeft.report.gallery import sections as drawings
 from autopeft.report.rows import rows_section
 from autopeft.report.style import FIGURES, SCRIPT, STYLE
+from autopeft.report.worth import corrected, in_pieces, worth_section
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
 STATES = {
@@ -39,6 +40,7 @@ def page(facts: Facts) -> str:
         _answer(facts),
         _section("Comparison", _comparison(facts)),
         advice_section(facts),
+        worth_section(facts, _table),
         rows_section(facts, _table),
         *(_section(title, body) for title, body in drawings(facts)),
         _section("Trials", _trials(facts)),
@@ -67,7 +69,7 @@ def _answer(facts: Facts) -> str:
             (f"{facts.metric} on validation", _number(taken.validation), _interval(taken)),
             (f"{facts.metric} on test", _number(taken.test), _reads(facts)),
             ("adapter parameters", _count(taken.adapter_params), _share(taken.share, " of the base")),
-            ("memory to train", _bytes(taken.peak_bytes), _limit(facts, "max_memory")),
+            ("memory to train", _bytes(taken.peak_bytes), _memory(facts)),
         ]
         if taken.latency:
             worst = f"{max(taken.latency.values()):.2f} x base"
@@ -109,7 +111,8 @@ def _comparison(facts: Facts) -> str:
         for contender in facts.contenders
     ]
     marked = [index for index, contender in enumerate(facts.contenders) if contender.taken]
-    return _table(heads, rows, marked=marked)
+    sentence = corrected(facts)
+    return _table(heads, rows, marked=marked) + (f'<p class="quiet">{escape(sentence)}</p>' if sentence else "")
 
 
 def _trials(facts: Facts) -> str:
@@ -293,6 +296,11 @@ def _latency(ratios: Mapping[str, float] | None) -> str:
 
 def _share(value: float | None, more: str, before: str = "", after: str = "") -> str:
     return "" if value is None else f"{before}{100 * value:.2g} %{more}{after}"
+
+
+def _memory(facts: Facts) -> str:
+    way = in_pieces((facts.result.get("winner") or {}).get("execution"))
+    return ", ".join(text for text in (_limit(facts, "max_memory"), way) if text)
 
 
 def _interval(contender: Contender) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from autopeft.report.advice import advice_lines
 from autopeft.report.facts import Contender, Facts
 from autopeft.report.rows import evaluated, flipped
+from autopeft.report.worth import dropped
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
 STYLES = {"running": "cyan", "ended": "green", "interrupted": "yellow", "died": "red"}
@@ -102,6 +103,13 @@ def _lines(facts: Facts) -> list[str]:
         lines.append(f"LoRA:   {facts.figures.rates.sentence()}")
     for name, rows, *scores in evaluated(facts):
         lines.append(f"{name}: {facts.metric} {scores[0]} on {rows} rows (decided nothing)")
+    if sentence := dropped(facts):
+        lines.append(f"parts:  {sentence}")
+    lines += [
+        f"{block['folder']}: {' + '.join(block['methods'])}, {format_count(block['adapter_params'])} parameters, "
+        f"{facts.metric} {block['validation']['mean']:.4f} on validation"
+        for block in facts.result.get("front") or ()
+    ]
     if sentence := flipped(facts):
         lines.append(f"rows:   {sentence}")
     if facts.test_reads > 1:
