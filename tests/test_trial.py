@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compose_models import run_script
 
 from autopeft.compose.base import checksum, meta_carrier
 from autopeft.compose.store import describe
@@ -199,3 +201,47 @@ def test_the_schedule_rises_holds_and_falls() -> None:
     assert values[-1] == pytest.approx(0.05)
     # Below the last rung there is no fall: rungs compare.
     assert factor(99, warmup_rows=10, rows_to=100, cooldown_rows=0) == 1.0
+
+
+OUT_OF_MEMORY = """
+import json, resource, sys
+import json
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from autopeft.testing.executors import lora_job, make_setup
+from autopeft.trial.workbench import Workbench
+model, data, folder = map(Path, sys.argv[1:])
+setup = make_setup(model, data, folder)
+bench = Workbench(setup)
+small = lora_job(setup, "small", rows=32)
+first = bench.run(small)
+values = lora_job(setup, "large", rows=64).configuration.to_dict()
+values["training"]["batch_size"] = 64
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+# Room for less than what a batch of 64 rows of 512 tokens takes.
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**28, resource.RLIM_INFINITY))
+from autopeft.space.configuration import Configuration
+import numpy as np
+train = setup.data.splits["train"]
+ids = np.tile(train.input_ids[:512], 64)
+long = replace(train, offsets=np.arange(65) * 512, input_ids=ids, labels=np.zeros(64, dtype=np.int64),
+               token_types=None if train.token_types is None else np.zeros_like(ids))
+wide = replace(setup, data=replace(setup.data, splits={**setup.data.splits, "train": long}))
+bench.setup = wide
+large = bench.run(replace(lora_job(setup, "large", rows=64), configuration=Configuration.from_dict(values)))
+bench.setup = setup
+again = bench.run(replace(small, trial="again", folder="trials/again"))
+print(json.dumps([[o.status, o.reason, o.detail, o.seconds] for o in (first, large, again)]))
+"""
+
+
+def test_a_real_lack_of_memory_ends_the_job_and_frees_it(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    lines = run_script(OUT_OF_MEMORY, minilm, tiny_reviews, tmp_path).splitlines()
+    first, large, again = json.loads(lines[-1])
+    assert first[0] == "ok", first
+    assert large[:2] == ["infeasible", "oom"], large
+    assert "had taken" in large[2]
+    assert large[3] > 0
+    assert again[0] == "ok", again

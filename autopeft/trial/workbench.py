@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import math
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from autopeft.space.beside import BIAS, writes_base_biases
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
 from autopeft.spec import METRICS
+from autopeft.spec.amounts import format_bytes
 from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
 from autopeft.trial import checkpoint, probes, train
 from autopeft.trial.ability import ability
@@ -60,6 +62,12 @@ BROKEN = (
     ValueError,
 )
 """What a configuration, a checkpoint or the data can make torch and its friends raise."""
+
+
+def _taken() -> str:
+    """What the worker's process has taken at most; the tensors of a computation that broke are not counted."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return f"the worker's process had taken {format_bytes(peak)} at most"
 
 
 def pick_device(gpu: bool) -> torch.device:
@@ -111,7 +119,7 @@ class Workbench:
         except BROKEN as error:
             text = f"{type(error).__name__}: {error}"
             if isinstance(error, MemoryError) or "can't allocate memory" in text:
-                outcome = Outcome(job, "infeasible", "oom", text.splitlines()[0])
+                outcome = Outcome(job, "infeasible", "oom", f"{text.splitlines()[0]} ({_taken()})")
             else:
                 outcome = Outcome(job, "failed", "error", text[:2000])
         if outcome.status != "ok":
