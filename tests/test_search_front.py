@@ -11,8 +11,9 @@ from test_search_real import options, run
 from test_search_simulated import Bench, explored
 
 import autopeft
-from autopeft.journal import Journal, SearchLog
-from autopeft.search.front import FRONT_SIZE, confirmed, nondominated
+from autopeft.journal import Journal, SearchLog, TrialLog
+from autopeft.journal.log import ConfigurationLog, RungLog
+from autopeft.search.front import FRONT_SIZE, confirmed, nondominated, spread
 from autopeft.search.ledger import Ledger
 from autopeft.search.result import build_result
 from autopeft.spec import Budget
@@ -117,3 +118,33 @@ def test_each_of_a_real_front_can_be_loaded(minilm: Path, tiny_reviews: Path, tm
         assert predictor.model.adapter_params == block["adapter_params"]
         (said,) = predictor.predict(["a warm and funny film"])
         assert 0 < said["probability"] <= 1
+
+
+def _log(points: list[tuple[str, int, float]]) -> SearchLog:
+    """Explored configurations that went furthest: name, parameters, score."""
+    log = SearchLog(header={"task": {"metric": "accuracy"}})
+    for number, (name, params, score) in enumerate(points):
+        log.configurations[name] = ConfigurationLog(name, {}, {}, params, "space")
+        trial = TrialLog(f"t{number}", name, "space", "explore", 0, number, 0)
+        trial.rungs.append(RungLog(2, 100, {"accuracy": score}))
+        trial.status = "completed"
+        log.trials[trial.id] = trial
+    return log
+
+
+def test_those_are_chosen_whose_sizes_differ_most_and_that_beat_the_probe() -> None:
+    sizes = [
+        ("a", 10, 0.60),
+        ("b", 100, 0.71),
+        ("c", 110, 0.72),
+        ("d", 1000, 0.80),
+        ("e", 9000, 0.85),
+        ("f", 10**5, 0.9),
+    ]
+    log = _log([*sizes, ("dominated", 2000, 0.70)])
+    assert spread(log, ["f"]) == ["a", "b", "d"] or spread(log, ["f"]) == ["a", "c", "d"]
+    # Smaller than all others, but a linear probe does better.
+    assert "a" not in spread(log, ["f"], 0.65)
+    assert "dominated" not in spread(log, [])
+    assert len(spread(log, [])) == FRONT_SIZE
+    assert not set(spread(log, ["a", "f"])) & {"a", "f"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from test_search_simulated import Bench
 
 from autopeft.journal import SearchLog, read_journal
 from autopeft.methods import METHODS
+from autopeft.search.phases.simplify import SEED
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.simplify import simpler, without
 from autopeft.spec import Budget
-from autopeft.strategy.jobs import Train
+from autopeft.strategy.jobs import Job, Outcome, Train
 from autopeft.testing.worlds import SyntheticWorld
 
 UPPER = 4
@@ -96,7 +98,10 @@ def test_the_rest_goes_and_the_finalist_is_what_is_left(simplified: tuple[Path, 
     whole = {(p.method, modules[n].block // 2) for n, p in Configuration.from_dict(before.configuration).parts()}
     assert len(kept) == len(whole) - len(log.simplified["dropped"])
     runs = [job for job in world.jobs if isinstance(job, Train) and log.trials[job.trial].purpose == "simplify"]
-    assert len({job.seed for job in runs}) == 1
+    # A seed that chose nothing: neither one of the exploration nor a finalist's.
+    (seed,) = {job.seed for job in runs}
+    assert seed not in {t.seed for t in log.trials.values() if t.purpose != "simplify"}
+    assert log.simplify["challenger"] in {log.trials[job.trial].hash for job in runs}
     assert {job.rows_to for job in runs} == {log.plan["rungs"][-1]}
     # Before the finalists' fresh seeds.
     order = [record.type for record in read_journal(folder)]
@@ -112,6 +117,40 @@ def test_its_time_is_kept_free_at_the_end_of_the_exploration(tmp_path: Path) -> 
     assert named <= 1.1 * log.plan["explore_until"]
     assert log.used <= 9000
     assert len(log.finalists["seeds"]) >= 3
+
+
+@pytest.mark.parametrize("margin", [None, 0.002])
+def test_what_goes_costs_at_most_one_standard_error_and_half_of_the_margin(
+    tmp_path: Path, margin: float | None
+) -> None:
+    log = Bench(tmp_path / "run", SyntheticWorld(only_above, rows=2000), BUDGET, margin=margin).run()
+    assert log.simplified is not None
+    for label in log.simplified["dropped"]:
+        difference, error = log.simplified["differences"][label]
+        assert difference >= -(error if margin is None else min(error, margin / 2))
+    for label, (difference, error) in log.simplified["differences"].items():
+        if difference < -(error if margin is None else min(error, margin / 2)):
+            assert label not in log.simplified["dropped"]
+
+
+class Slower(SyntheticWorld):
+    """The runs without parts take four times as long as anything before let expect."""
+
+    def outcome(self, job: Job, folder: str) -> Outcome | None:
+        made = super().outcome(job, folder)
+        unexpected = isinstance(job, Train) and job.seed == SEED
+        return replace(made, seconds=4 * made.seconds) if made is not None and unexpected else made
+
+
+def test_it_ends_in_time_where_it_takes_longer_than_expected(tmp_path: Path) -> None:
+    world = Slower(only_above, rows=2000, seconds_per_row=0.006)
+    log = Bench(tmp_path / "run", world, Budget(max_adapter_params=0.01, max_time=9000.0)).run()
+    assert log.simplify is not None
+    assert log.simplified is not None
+    ran = [t for t in log.trials.values() if t.purpose == "simplify"]
+    assert 0 < len(ran) < 1 + len(log.simplify["drops"])
+    assert log.used <= 9000
+    assert log.verdict is not None
 
 
 def test_a_part_that_matters_stays(tmp_path: Path) -> None:

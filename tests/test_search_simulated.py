@@ -60,7 +60,10 @@ class Bench:
         with opener(self.folder, clock=self.clock) as journal:
             ledger = Ledger(journal)
             if not resume:
-                asked = {"spec": {"budget": limits(self.budget)}, "procedure": {"margin": self.margin}}
+                asked = {
+                    "spec": {"budget": limits(self.budget)},
+                    "procedure": {"margin": self.margin, "objective": self.objective},
+                }
                 ledger.write("search_started", **{**HEADER, **asked})
             else:
                 take_up(ledger, self.budget, self.slots)
@@ -366,6 +369,48 @@ def test_nan_and_oom_end_only_their_trial(tmp_path: Path) -> None:
     assert log.verdict is not None
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_a_finalist_that_does_not_fit_is_not_tried_again_and_not_returned(tmp_path: Path, both: bool) -> None:
+    def fate(job, attempt):  # type: ignore[no-untyped-def]
+        unfit = job.seed >= 900_000 and (both or not job.configuration.plain_lora)
+        return "oom" if unfit else "ok"
+
+    world = SyntheticWorld(by_method({"lora": 0.8, "parallel": 0.9}), fate=fate)
+    bench = Bench(tmp_path / "run", world, Budget(max_trials=8), slots=1)
+    if both:
+        with pytest.raises(AutopeftError, match="both finalists broke a limit"):
+            bench.run()
+        return
+    log = bench.run()
+    tried = log.of_configuration(log.finalists["challenger"], "confirm")
+    assert [(run.status, run.reason) for run in tried] == [("infeasible", "oom")]
+    assert (log.verdict["name"], log.verdict["takes"]) == ("unconfirmed", "baseline")
+
+
+def test_a_lora_that_was_never_trained_well_is_not_beaten(tmp_path: Path) -> None:
+    # The probe of this world scores 0.7.
+    world = SyntheticWorld(by_method({"lora": 0.62, "parallel": 0.95, "ia3": 0.9, "dora": 0.9}), rows=4000)
+    log = Bench(tmp_path / "run", world, Budget(max_time=2000.0)).run()
+    assert log.verdict["low"] > 0
+    assert (log.verdict["name"], log.verdict["takes"]) == ("unconfirmed", "challenger")
+    assert "no more than the frozen base" in log.verdict["reason"]
+
+
+def test_where_one_finalist_was_not_confirmed_both_are_judged_by_their_exploration(tmp_path: Path) -> None:
+    def fate(job, attempt):  # type: ignore[no-untyped-def]
+        return "nan" if job.seed >= 900_000 and job.configuration.plain_lora else "ok"
+
+    world = SyntheticWorld(by_method({}), fate=fate, seed_noise=0.02)
+    bench = Bench(tmp_path / "run", world, Budget(max_trials=8))
+    log = bench.run()
+    assert log.verdict["name"] == "unconfirmed"
+    explored_best = {}
+    for arm, role in (("baseline", "baseline"), ("space", "challenger")):
+        (best,) = [t for t in explored(log, arm) if t.hash == log.finalists[role]]
+        explored_best[role] = best.rungs[-1].metrics["accuracy"]
+    assert log.verdict["difference"] == pytest.approx(explored_best["challenger"] - explored_best["baseline"])
+
+
 def test_when_everything_fails_the_cause_is_told(tmp_path: Path) -> None:
     world = SyntheticWorld(by_method({}), fate=lambda job, attempt: "nan")
     with pytest.raises(AutopeftError, match="not finite"):
@@ -417,7 +462,7 @@ def test_measured_memory_above_the_limit_is_infeasible(tmp_path: Path) -> None:
 
 
 def test_until_decided_saves_seeds(tmp_path: Path) -> None:
-    world = SyntheticWorld(by_method({"lora": 0.6, "parallel": 0.95}), rows=4000)
+    world = SyntheticWorld(by_method({"lora": 0.78, "parallel": 0.97}), rows=4000)
     options = {"evidence": "strict", "until_decided": True}
     log = Bench(tmp_path / "run", world, Budget(max_time=3000.0), **options).run()
     assert log.verdict["name"] == "better"

@@ -51,5 +51,7 @@ def planned_base(model: str, revision: str | None = None, *, kind: str, dtype: D
 
 def unbuildable(model: str, error: Exception) -> InputError:
     """The error for a config that its architecture refuses."""
-    rule = f"has a config that no model can be built from ({type(error).__name__}: {str(error).splitlines()[0]})"
+    rule = (
+        f"has a config that no model can be built from ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    )
     return InputError.one("task.model", model, rule, "Correct the config.")

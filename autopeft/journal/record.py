@@ -39,6 +39,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "deadline",
         "speed",
         "workers",
+        "finalists",
         "busy_before",
         "started",
         "budget",

@@ -58,6 +58,7 @@ class Division:
         deadline: Seconds used at which the result must be saved, or None.
         speed: What the division was computed from.
         workers: Workers that it counts on.
+        finalists: Configurations that it counts on to be trained with fresh seeds.
         busy_before: Busy seconds that earlier generations of the search had used; the shares are of what is left.
     """
 
@@ -75,6 +76,7 @@ class Division:
     speed: Speed
     workers: int
     busy_before: float = 0.0
+    finalists: int = 2
 
     @property
     def final_rows(self) -> int:
@@ -163,6 +165,7 @@ def divide(
         deadline=deadline,
         speed=speed,
         workers=workers,
+        finalists=finalists,
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from autopeft.data.encoded import Array
+from autopeft.errors import AutopeftError
 from autopeft.evidence.bootstrap import LEVEL, Interval, Verdict, compare, interval
+from autopeft.evidence.metrics import needs
 from autopeft.evidence.selection import optimism
 from autopeft.journal import TrialLog
 from autopeft.search.division import FINALIST_SEEDS, MIN_RUNG_ROWS, Division
@@ -24,6 +27,10 @@ ROLES: dict[ArmName, Role] = {"baseline": "baseline", "space": "challenger"}
 EARLY_LEVEL = 0.99
 """Confidence at which a verdict may end the race of seeds early: a look after every seed at `LEVEL` would err twice as
 often (``benchmarks/verdict_error_rate.py``, column ``until``)."""
+UNTRAINED = (
+    "But the tuned LoRA scores no more than the frozen base does without any adapter: it was not trained well enough "
+    "here for this to say anything about LoRA. Give the search more time."
+)
 ARMS: dict[Role, ArmName] = {role: arm for arm, role in ROLES.items()}
 
 
@@ -171,11 +178,17 @@ class Finals:
         """Runs that were not started yet: seed by seed, both arms in turn, and then the others of the front."""
         named = self._named()
         started = {(run.arm, run.hash, run.seed) for run in self._runs()}
+        # What does not fit is not tried unchanged with another seed.
+        unfit = self._unfit()
         settled = until_decided and self._settled()
         seeds = [] if settled else named["seeds"]
         runs = [(arm, named.get(role), seed) for seed in seeds for arm, role in ROLES.items()]
         runs += [(self._arm(hash), hash, seed) for seed in named["seeds"] for hash in self.front()]
-        return [(arm, hash, seed) for arm, hash, seed in runs if hash and (arm, hash, seed) not in started]
+        return [
+            (arm, hash, seed)
+            for arm, hash, seed in runs
+            if hash and hash not in unfit and (arm, hash, seed) not in started
+        ]
 
     def _arm(self, hash: str) -> ArmName:
         return "baseline" if self._ledger.log.configurations[hash].arm == "baseline" else "space"
@@ -203,11 +216,15 @@ class Finals:
 
     def evidence(self, role: Role) -> list[TrialLog]:
         """What is known of a finalist: its runs with fresh seeds, or else its exploration."""
-        runs = self.runs(role)
-        if runs or self._named().get(role) is None:
+        runs, hash = self.runs(role), self._named().get(role)
+        if runs or hash is None or hash in self._unfit():
             return runs
         trial = self.candidates().get(role)
         return [] if trial is None else [trial]
+
+    def _unfit(self) -> set[str]:
+        """Configurations of which a run with a fresh seed broke a limit."""
+        return {run.hash for run in self._runs() if run.status == "infeasible"}
 
     def outputs(self, run: TrialLog) -> dict[str, Array]:
         """Per-example outputs of a run on the validation rows."""
@@ -220,13 +237,19 @@ class Finals:
         """The score of one configuration's runs, with its interval over seeds and examples."""
         return interval(metric, [self.outputs(run) for run in runs])
 
-    def optimism(self, role: Role, metric: str) -> float:
-        """What choosing the arm's best among those that went furthest adds to its score (`evidence.optimism`)."""
+    def optimism(self, role: Role, metric: str) -> float | None:
+        """What choosing the arm's best among those that went furthest adds to its score (`evidence.optimism`).
+
+        None where there was no choice, or where it was made by another metric.
+        """
         tried = self._tried(ARMS[role])
         top = max((trial.rungs[-1].rung for trial in tried), default=-1)
         outputs = [self.outputs(trial) for trial in tried if trial.rungs[-1].rung == top and trial.rungs[-1].outputs]
+        # Answers are generated after a full training only.
+        outputs = [each for each in outputs if all(name in each for name in needs(metric))]
         rows = max((evaluated_rows(each) for each in outputs), default=0)
-        return optimism(metric, [each for each in outputs if evaluated_rows(each) == rows])
+        alike = [each for each in outputs if evaluated_rows(each) == rows]
+        return optimism(metric, alike) if len(alike) > 1 else None
 
     def decide(self) -> None:
         """Journal the verdict."""
@@ -266,6 +289,12 @@ class Finals:
         log = self._ledger.log
         runs = {role: self.evidence(role) for role in ROLES.values()}
         present = [role for role, of_role in runs.items() if of_role]
+        if not present:
+            raise AutopeftError("both finalists broke a limit when they were trained again; see report.html")
+        if len({bool(self.runs(role)) for role in present}) > 1:
+            # A run with a fresh seed is not held against one that was chosen for its luck.
+            explored = self.candidates()
+            runs = {role: [explored[role]] if role in present else [] for role in runs}
         if len(present) == 1:
             missing = "tuned LoRA" if present[0] == "challenger" else "the space"
             reason = f"nothing of {missing} was trained within the limits"
@@ -284,7 +313,17 @@ class Finals:
             margin=self.margin,
             level=level,
         )
+        if verdict.name in ("better", "within") and self._untrained(runs["baseline"]):
+            verdict = replace(verdict, name="unconfirmed", reason=f"{verdict.reason} {UNTRAINED}")
         return verdict, min(len(self.runs(role)) for role in present)
+
+    def _untrained(self, runs: list[TrialLog]) -> bool:
+        """Whether these runs score no more than the frozen base does without any adapter."""
+        probe, metric = self._ledger.log.probes.get("heads", {}), self._metric()
+        known = "log_likelihood" if probe.get("head") == "lm" else self._ledger.log.metric
+        if probe.get("score") is None or metric != known:
+            return False
+        return float(np.mean([run.rungs[-1].metrics[metric] for run in runs])) <= float(probe["score"])
 
     def _settled(self) -> bool:
         """Whether both finalists have two runs or more and the verdict is not a tie."""

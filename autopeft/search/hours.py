@@ -23,7 +23,6 @@ from autopeft.trial.workbench import Workbench, speed_configuration
 
 TERA = 1e12
 HOUR = 3600.0
-FINALISTS = 2
 
 
 def measured_speed(prepared: Prepared, head: str) -> tuple[Speed, dict[str, Any]]:
@@ -113,7 +112,7 @@ def trials_seconds(division: Division, trials: int, eta: float) -> float:
         each = (rows - before) * speed.train + evaluated * speed.evaluate + (speed.generate if final else 0.0)
         total += max(1.0, trials / eta**level) * each
         before = rows
-    return total + FINALISTS * len(division.seeds) * full_seconds(division)
+    return total + division.finalists * len(division.seeds) * full_seconds(division)
 
 
 def full_seconds(division: Division) -> float:
@@ -192,7 +191,7 @@ def unaffordable(division: Division) -> list[str]:
     """What to tell where the time does not pay for the finalists' runs."""
     if division.explore_until is None or division.confirm_until is None:
         return []
-    runs = FINALISTS * len(division.seeds)
+    runs = division.finalists * len(division.seeds)
     needed = runs * full_seconds(division) / division.workers
     left = division.confirm_until - division.explore_until
     if needed <= left:

@@ -201,7 +201,7 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
         "validation": {
             **block["validation"],
             "optimism": optimism,
-            "corrected": block["validation"]["mean"] - optimism,
+            "corrected": None if optimism is None else block["validation"]["mean"] - optimism,
         },
         "test": dict(tested["metrics"]) if tested and tested["metrics"] else None,
         "predicted_bytes": _predicted(role, log.configurations[best.hash], log),
@@ -211,7 +211,7 @@ def _block(role: Role, finals: Finals, ledger: Ledger) -> dict[str, Any] | None:
 def _front(blocks: Mapping[Role, Any], finals: Finals, ledger: Ledger) -> list[dict[str, Any]]:
     """Blocks of what is worth its size, memory or time, and where each is returned."""
     log = ledger.log
-    if not finals.front():
+    if log.header.get("procedure", {}).get("objective") != "pareto":
         return []
     made = [{**block, "role": role} for role, block in blocks.items() if block is not None and finals.runs(role)]
     for hash in finals.front():

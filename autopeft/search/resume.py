@@ -33,8 +33,9 @@ def check_fingerprint(before: dict[str, Any], now: dict[str, Any]) -> None:
             f"differs from the search in this folder ({_shown(before.get(field))!r})",
             "A resumed search keeps task, space, strategy, seed and limits; use another --out for a new one.",
         )
-        for field in sorted({*before, *now})
-        if before.get(field) != now.get(field)
+        # What an earlier version did not write down, it did not vary.
+        for field in sorted(before)
+        if before[field] != now.get(field)
     ]
     if problems:
         raise InputError(problems)

@@ -10,6 +10,7 @@ from autopeft.errors import AutopeftError
 from autopeft.search.arms import Arm
 from autopeft.search.division import FINALIST_SEEDS, Division, Speed
 from autopeft.search.finals import Finals, makespan
+from autopeft.search.front import FRONT_SIZE
 from autopeft.search.ledger import Ledger
 from autopeft.space.configuration import Configuration
 from autopeft.space.execution import Execution
@@ -158,7 +159,10 @@ class State:
         hashes = [trial.hash for trial in self.finals.explored().values()]
         if len(hashes) < len(self.field.arms):
             return division.explore_until
-        runs = [self.seconds(hash, division.final_rows, final=True) for hash in hashes] * len(FINALIST_SEEDS)
+        finalists = [self.seconds(hash, division.final_rows, final=True) for hash in hashes]
+        runs = finalists * len(FINALIST_SEEDS)
+        if self.rules.objective == "pareto":
+            runs += [max(finalists)] * FRONT_SIZE * len(division.seeds)
         return max(division.explore_until, division.confirm_until - CAUTION * makespan(runs, self.slots))
 
     def name_finalists(self) -> None:

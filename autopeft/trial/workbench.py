@@ -155,6 +155,8 @@ class Workbench:
             torch.cuda.reset_peak_memory_stats(self.device)
         measured = self.device.type == "cpu" and (job.final or (setup.limited_memory and job.rows_from == 0))
         trained = train.run(model, optimizer, job, setup, self.device, clock, measured=measured)
+        # Evaluation and generation may take more, and are not what was predicted.
+        peak = trained.peak_bytes if self.device.type == "cpu" else self._device_peak()
         began = time.monotonic()
         split = setup.data.splits["validation"]
         rows = subset(split, job.evaluate_rows)
@@ -176,7 +178,7 @@ class Workbench:
             train_seconds=trained.seconds,
             evaluate_seconds=evaluated,
             rows=trained.rows,
-            peak_bytes=trained.peak_bytes if self.device.type == "cpu" else self._device_peak(),
+            peak_bytes=peak,
             outputs=str((final / "outputs.safetensors").relative_to(setup.path)),
             adapter=str((final / "adapter").relative_to(setup.path)),
             sha256=sha256,

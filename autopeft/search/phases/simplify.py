@@ -5,6 +5,7 @@ from __future__ import annotations
 from autopeft.evidence.bootstrap import standard_error
 from autopeft.executors import Wait
 from autopeft.journal import TrialLog
+from autopeft.search.division import EXPLORE_SHARE
 from autopeft.search.finals import makespan
 from autopeft.search.phases.train import Trainer
 from autopeft.search.state import State
@@ -141,7 +142,7 @@ class Simplify:
     def _fits(self, hash: str) -> bool:
         state, until = self._state, self._state.explore_until()
         seconds = state.seconds(hash, state.division.final_rows, final=True)
-        return (until is None or state.ledger.used + seconds <= until) and state.affords(seconds, 1.0)
+        return (until is None or state.ledger.used + seconds <= until) and state.affords(seconds, EXPLORE_SHARE)
 
     def _differences(self) -> dict[str, tuple[float, float]]:
         """Label -> difference of the score without the group, and its standard error."""
@@ -158,7 +159,12 @@ class Simplify:
         return standard_error(state.ledger.log.rung_metric, *(state.finals.outputs(run) for run in done))
 
     def _losable(self) -> list[str]:
-        return [label for label, (difference, error) in self._differences().items() if difference >= -error]
+        return [label for label, found in self._differences().items() if self._tolerable(*found)]
+
+    def _tolerable(self, difference: float, error: float) -> bool:
+        margin = self._state.finals.margin
+        # Half of a margin is what a challenger may seem to lose before fresh seeds judge it.
+        return difference >= -(error if margin is None else min(error, margin / 2))
 
     def _together(self) -> str | None:
         """The challenger without everything that can go, where that is more than one group and leaves something."""
@@ -180,7 +186,7 @@ class Simplify:
         found = None if both is None else self._against(both)
         if both is not None and found is not None:
             differences = {**differences, " and ".join(losable): found}
-            if found[0] >= -found[1]:
+            if self._tolerable(*found):
                 takes, dropped = both, losable
         if not dropped and losable:
             # Alone, the one whose loss is felt least.

@@ -85,8 +85,11 @@ class Trainer:
                 reason=outcome.reason,
                 detail=outcome.detail,
                 seconds=outcome.seconds,
-                measured=outcome.values.get("measured"),
+                # Of a lack of memory: how far it got.
+                measured=outcome.values.get("measured", outcome.peak_bytes),
             )
+            if outcome.reason == "oom" and outcome.peak_bytes is not None:
+                state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
             return
         write(
             "rung",
