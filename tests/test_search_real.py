@@ -141,6 +141,14 @@ def test_an_eval_set_is_added_to_a_finished_search(
 def test_more_trials_reopen_a_finished_search(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = run(options(minilm, tiny_reviews, out, budget={"max_trials": 2}))
+    before = (out / "journal.jsonl").read_bytes()
+    with pytest.raises(autopeft.InputError, match=r"max_trials = 2: ended this search \(2 trials have started\)"):
+        run(options(minilm, tiny_reviews, out, budget={"max_trials": 2, "max_time": "1h"}, resume=True))
+    assert (out / "journal.jsonl").read_bytes() == before
+    told: list[str] = []
+    same = options(minilm, tiny_reviews, out, budget={"max_trials": 2}, resume=True)
+    run({**same, "on_event": lambda event: told.append(str(event.data.get("text")))})
+    assert any("nothing was opened. Give budget.max_trials above 2." in text for text in told)
     more = run(options(minilm, tiny_reviews, out, budget={"max_trials": 4}, resume=True))
     assert first.values["budget"]["used"]["trials"] == 2
     assert more.values["budget"]["used"]["trials"] == 4

@@ -193,13 +193,10 @@ def extend(
     if reopened:
         division, started = replace(division, busy_before=busy), used
     seconds = _seconds(budget, started, workers)
-    trials = budget.max_trials
+    trials = trials_of(budget, division)
     if seconds is None:
-        keep = (
-            trials if trials is not None else (DEFAULT_TRIALS if division.max_trials is None else division.max_trials)
-        )
         return replace(
-            division, max_trials=keep, explore_until=None, confirm_until=None, deadline=None, workers=workers
+            division, max_trials=trials, explore_until=None, confirm_until=None, deadline=None, workers=workers
         )
     return replace(
         division,
@@ -209,6 +206,19 @@ def extend(
         deadline=max(used, started + seconds),
         workers=workers,
     )
+
+
+def trials_of(budget: Budget, division: Division) -> int | None:
+    """Trials that a resumed search may start in all, or None where a clock ends it.
+
+    Args:
+        budget: The limits now.
+        division: As it was; what it allowed is not taken back where every limit is lifted.
+    """
+    if budget.max_trials is not None:
+        return budget.max_trials
+    unlimited = budget.max_time is None and budget.max_compute is None
+    return max(DEFAULT_TRIALS, division.max_trials or 0) if unlimited else None
 
 
 def _seconds(budget: Budget, used: float, workers: int) -> float | None:

@@ -9,10 +9,8 @@ from autopeft.errors import InputError, Problem
 from autopeft.journal import SearchLog
 from autopeft.search.division import Division, extend
 from autopeft.search.ledger import Ledger
+from autopeft.search.opening import opening
 from autopeft.spec import Budget
-
-EXTENSIBLE = ("max_time", "max_trials", "max_compute")
-"""Limits of which a search can be given more."""
 
 
 def limits(budget: Budget) -> dict[str, Any]:
@@ -49,31 +47,27 @@ def _shown(value: Any) -> Any:
 
 def reopens(log: SearchLog, budget: Budget) -> bool:
     """Whether a search that had ended is given more to do."""
-    if log.finished is None or log.finished["status"] != "found":
-        return False
-    before = log.plan.get("budget", log.header["spec"]["budget"])
-
-    def more(name: str) -> bool:
-        then, now = before.get(name), getattr(budget, name)
-        return then is not None and (now is None or now > then)
-
-    return any(more(name) for name in EXTENSIBLE)
+    return opening(log, budget).opens
 
 
-def take_up(ledger: Ledger, budget: Budget, workers: int) -> None:
-    """Journal that a search goes on, with the budget as it is now.
+def take_up(ledger: Ledger, budget: Budget, workers: int) -> bool:
+    """Journal that a search goes on, with the budget as it is now, unless it had ended and nothing is opened by that.
 
     Args:
         ledger: Journal and fold of the search until now.
         budget: The limits now.
         workers: Workers now.
+
+    Returns:
+        Whether a search that had ended explores on.
     """
     log = ledger.log
+    found = opening(log, budget)
     # A session that was killed between these two records has divided nothing yet.
-    again = reopens(log, budget) or log.reopening
+    again = found.opens or log.reopening
     ledger.write("resumed", records=len(ledger.journal.records), reopened=again)
-    if not log.plan:
-        return
+    if not log.plan or (found.ended and not again):
+        return again
     started = float(log.plan["started"])
     division = extend(
         Division.from_dict(log.plan),
@@ -87,3 +81,18 @@ def take_up(ledger: Ledger, budget: Budget, workers: int) -> None:
     if again:
         started = ledger.used
     ledger.write("plan", **division.to_dict(), started=started, budget=limits(budget))
+    return again
+
+
+def note_nothing_new(ledger: Ledger, trials: int) -> None:
+    """Say that a search that was given more has trained nothing with it.
+
+    Args:
+        ledger: Journal and fold, after it.
+        trials: Trials before it.
+    """
+    if len(ledger.log.trials) == trials:
+        ledger.note(
+            "This search was given more, and nothing further was trained: all that its space holds was tried, or no "
+            "further training fits into what is left."
+        )

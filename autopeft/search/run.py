@@ -24,10 +24,11 @@ from autopeft.search.division import FINISH_SECONDS
 from autopeft.search.eval_sets import declare
 from autopeft.search.events import Event, Listener, Snapshot
 from autopeft.search.ledger import Ledger
+from autopeft.search.opening import check_opening
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
 from autopeft.search.result import SearchResult, build_result, place_winner, write_json
-from autopeft.search.resume import check_fingerprint, take_up
+from autopeft.search.resume import check_fingerprint, note_nothing_new, take_up
 from autopeft.search.rows import FinalRows
 from autopeft.search.snapshot import snapshot
 from autopeft.search.state import Rules
@@ -149,6 +150,9 @@ class _Session:
             self._ledger.note(repaired)
         if self._started:
             check_fingerprint(log.header.get("fingerprint", {}), self._prepared.fingerprint())
+            shut = check_opening(log, self._spec.budget)
+            if shut is not None:
+                self._notify(Event("note", {"text": shut}))
             if self._tracker is not None:
                 self._tracker.catch_up(self._ledger.journal.records)
         else:
@@ -181,8 +185,8 @@ class _Session:
 
     def _search(self, executor: Executor) -> None:
         spec, prepared = self._spec, self._prepared
-        if self._started:
-            take_up(self._ledger, spec.budget, executor.slots)
+        before = len(self._ledger.log.trials)
+        again = self._started and take_up(self._ledger, spec.budget, executor.slots)
         rules = Rules(
             budget=spec.budget,
             evidence=spec.evidence,
@@ -201,6 +205,8 @@ class _Session:
             self._ledger, rules, prepared.field, slots=executor.slots, on_tick=lambda: self._tell(None)
         )
         executor.run(self._controller, prepared.setup(self._folder))
+        if again and self._controller.phase == "done":
+            note_nothing_new(self._ledger, before)
 
     def _tell(self, record: Record | None) -> None:
         if self._controller is None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from autopeft.executors import Done, Wait
+from autopeft.search.opening import NO_TIME
 from autopeft.search.phases.test import MIN_TEST_ROWS, TEST_SHARE, TestPhase
 from autopeft.search.state import GRACE_SECONDS, PATIENCE, State
 from autopeft.strategy.jobs import Evaluate, Job, Outcome
-
-NO_TIME = "time"
-"""Reason of an evaluation for which no time was left: it is made when there is more."""
 
 
 class EvalSets:
