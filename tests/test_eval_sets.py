@@ -28,6 +28,7 @@ from autopeft.spec.parse import load_task_file, parse_search, spec_to_dict
 from autopeft.spec.stored import lay_over, stored_values
 from autopeft.strategy.jobs import Evaluate
 from autopeft.testing.worlds import SyntheticWorld, by_method
+from autopeft.tracking.content import summary_metrics
 
 BUDGET = Budget(max_time=200.0)
 
@@ -141,6 +142,25 @@ def test_an_evaluation_that_breaks_ends_nothing(tmp_path: Path) -> None:
     log = bench(tmp_path / "run", world=world, eval_rows={"web": 300}).run()
     assert {(data["reason"], len(data["metrics"])) for data in log.evaluations["web"].values()} == {("lost", 0)}
     assert set(log.tests) == {"baseline", "challenger"}
+
+
+class OneRow(SyntheticWorld):
+    """The eval set admits one metric of two."""
+
+    def outcome(self, job: Any, folder: str) -> Any:
+        outcome = super().outcome(job, folder)
+        if isinstance(job, Evaluate) and job.split == "web":
+            metrics = {"accuracy": 0.0, "matthews": 0.0}
+            return replace(outcome, metrics=metrics, values={"undefined": ["matthews"]})
+        return outcome
+
+
+def test_a_metric_that_the_rows_do_not_admit_is_null(tmp_path: Path) -> None:
+    log = bench(tmp_path / "run", world=OneRow(by_method({})), eval_rows={"web": 1}).run()
+    found = {"accuracy": 0.0, "matthews": None}
+    assert [log.evaluations["web"][role]["metrics"] for role in ("baseline", "challenger")] == [found, found]
+    assert summary_metrics(log)["baseline.web.accuracy"] == 0.0
+    assert "baseline.web.matthews" not in summary_metrics(log)
 
 
 def test_other_rows_under_the_same_name_are_evaluated_anew(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import scipy.stats
 import sklearn.metrics
 
 from autopeft.evidence import bounds, per_example, score
-from autopeft.evidence.metrics import ALL_METRICS
+from autopeft.evidence.metrics import ALL_METRICS, undefined
 
 RNG = np.random.default_rng(0)
 
@@ -56,6 +56,26 @@ def test_constant_predictions_have_no_correlation(metric, constant):
     outputs = {"prediction": np.full(7, constant, np.float32), "label": np.arange(7.0)}
     assert score(metric, outputs) == 0.0
     assert score(metric, {"prediction": np.arange(7.0), "label": np.full(7, constant)}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "without"),
+    [
+        ([0, 1, 0], [1, 1, 1], {"matthews"}),
+        ([0, 1, 0], [0, 0, 0], {"matthews", "f1"}),
+        ([0, 2, 0], [0, 2, 0], set()),
+        ([1, 1, 1], [0, 1, 0], set()),
+        ([0.1], [0.4], {"pearson", "spearman"}),
+        ([1.0, 2.0], [0.1, 0.1], {"pearson", "spearman"}),
+        ([1.0, 1.0], [0.1, 0.2], set()),
+    ],
+)
+def test_labels_that_admit_no_value(prediction, label, without):
+    outputs = {"prediction": np.array(prediction), "label": np.array(label)}
+    classified = isinstance(label[0], int)
+    names = ("accuracy", "f1", "macro_f1", "matthews") if classified else ("pearson", "spearman", "neg_rmse")
+    assert {name for name in names if undefined(name, outputs)} == without
+    assert not undefined("log_likelihood", {"log_likelihood": np.array([-1.0])})
 
 
 def test_per_example_values_average_to_the_score():

@@ -178,6 +178,23 @@ def test_weights_that_are_not_the_chosen_ones_are_not_evaluated(setup: WorkSetup
     assert bench.run(replace(job, sha256="0" * 64)).reason == "damaged"
 
 
+def test_an_evaluation_says_which_metrics_its_rows_admit(setup: WorkSetup) -> None:
+    test = setup.data.splits["test"]
+    assert test.labels is not None
+    types = None if test.token_types is None else test.token_types[: test.offsets[1]]
+    one = EncodedSplit(
+        test.offsets[:2], test.input_ids[: test.offsets[1]], types, labels=np.zeros_like(test.labels[:1])
+    )
+    setup = replace(setup, data=replace(setup.data, splits={**setup.data.splits, "one": one}))
+    bench = Workbench(setup)
+    trained = bench.run(lora_job(setup, "t", rows=16))
+    told = [
+        bench.run(Evaluate("a", str(trained.adapter), split, f"{split}.safetensors")).values["undefined"]
+        for split in ("test", "one")
+    ]
+    assert told == [[], ["f1", "matthews"]]
+
+
 def test_an_evaluation_past_its_limit_is_given_up(setup: WorkSetup) -> None:
     bench = Workbench(setup)
     trained = bench.run(lora_job(setup, "t", rows=32))

@@ -78,6 +78,25 @@ def score(metric: str, outputs: Outputs) -> float:
     return statistic(metric, arrays, class_count(metric, arrays))
 
 
+def undefined(metric: str, outputs: Outputs) -> bool:
+    """Whether the labels admit no value of a metric, whatever is predicted: there `score` says nothing of the model.
+
+    One row, or rows of one target, have no correlation; rows of one class none of Matthews', and without a row of
+    class 1 a task of two classes has no F1.
+
+    Args:
+        metric: A name of `autopeft.spec.METRICS`.
+        outputs: Per-example outputs, `[rows]` each.
+
+    Raises:
+        ValueError: As `score`.
+    """
+    arrays = checked(metric, outputs)
+    if metric == "f1":
+        return class_count(metric, arrays) == 2 and not bool((arrays[1] == 1).any())
+    return metric in ("matthews", "pearson", "spearman") and _constant(np.asarray(arrays[1], np.float64))
+
+
 def per_example(metric: str, outputs: Outputs) -> Floats | None:
     """The values, float64 `[rows]`, whose mean is the metric; None for a metric that is no mean over examples.
 
@@ -169,11 +188,15 @@ def _matthews(counts: Floats) -> float:
     return float((right * total - actual @ guessed) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
-def _pearson(prediction: Floats, label: Floats) -> float:
-    x, y = prediction - prediction.mean(), label - label.mean()
+def _constant(values: Floats) -> bool:
     # Below the rounding error of the values themselves the spread is noise: a constant.
-    if np.abs(x).max() <= 1e-12 * np.abs(prediction).max() or np.abs(y).max() <= 1e-12 * np.abs(label).max():
+    return bool(np.abs(values - values.mean()).max() <= 1e-12 * np.abs(values).max())
+
+
+def _pearson(prediction: Floats, label: Floats) -> float:
+    if _constant(prediction) or _constant(label):
         return 0.0
+    x, y = prediction - prediction.mean(), label - label.mean()
     return float(np.clip((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)), -1.0, 1.0))
 
 

@@ -26,7 +26,7 @@ from autopeft.cost.step import build_optimizer
 from autopeft.data.batches import padded_length
 from autopeft.data.sources import SPLITS
 from autopeft.errors import InputError, TrialFailure
-from autopeft.evidence.metrics import score
+from autopeft.evidence.metrics import score, undefined
 from autopeft.inspect import module_map
 from autopeft.space.beside import BIAS, writes_base_biases
 from autopeft.space.configuration import Configuration, Part, Training
@@ -348,6 +348,7 @@ class Workbench:
         values: dict[str, Any] = {"adapter_params": model.adapter_params, "head_params": model.head_params}
         if self.setup.kind == "causal_lm" and job.split == "test":
             values["ability"] = self._ability(model, clock)
+        values["undefined"] = [name for name in metrics if undefined(name, arrays)]
         return Outcome(job, metrics=metrics, outputs=job.outputs, adapter=job.folder, values=values)
 
     def _ability(self, model: AdaptedModel, clock: JobClock) -> dict[str, Any] | None:

@@ -74,11 +74,15 @@ class EvalSets:
         rows: int = 0,
         reason: str | None,
     ) -> None:
+        found: dict[str, float | None] = dict(outcome.metrics) if outcome else {}
+        if outcome is not None:
+            # A nought would read as a score.
+            found.update(dict.fromkeys(outcome.values.get("undefined", ())))
         self._state.ledger.write(
             "evaluated",
             set=set,
             name=name,
-            metrics=outcome.metrics if outcome else {},
+            metrics=found,
             outputs=outcome.outputs if outcome else None,
             sha256=sha256 if outcome else self._tested.weights().get(name),
             rows=rows,
