@@ -124,6 +124,25 @@ def test_the_report_tells_it_from_the_journal_alone(ended: tuple[Path, dict[str,
     assert "<td>web</td><td>600</td>" in text
 
 
+@pytest.mark.parametrize(
+    ("kind", "right", "told"),
+    [
+        ("causal_lm", 0, "neither the winner nor tuned LoRA answers one exactly: exact match cannot tell them apart"),
+        ("sequence_classification", 0, "neither the winner nor tuned LoRA gets one right: these rows cannot tell"),
+        ("causal_lm", 1, "1 both get right and 63 both wrong"),
+    ],
+)
+def test_rows_that_nobody_gets_right_are_no_comparison(tmp_path: Path, kind: str, right: int, told: str) -> None:
+    flipped = {"split": "test", "opponent": "baseline", "rows": 64, "won": 0, "lost": 0, "p_value": 1.0}
+    with Journal.create(tmp_path) as journal:
+        journal.append("search_started", task={"kind": kind, "metric": "log_likelihood"}, spec={})
+        result = {"flips": {**flipped, "both_right": right, "both_wrong": 64 - right}}
+        journal.append("finished", status="found", result=result)
+    text = Path(report(tmp_path)).read_text()
+    assert told in text
+    assert ("McNemar" in text) == bool(right)
+
+
 def test_a_search_without_a_verdict_has_no_rows_to_tell(tmp_path: Path) -> None:
     made = bench(tmp_path / "run", eval_rows={"web": 300})
     with pytest.raises(KeyboardInterrupt):

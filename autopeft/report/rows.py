@@ -28,6 +28,10 @@ def flipped(facts: Facts) -> str:
         return (
             f"{rows} the winner is nearer to the target on {won:,}, and {opponent} on {lost:,} (sign test {p_value})."
         )
+    if found["both_right"] == won == lost == 0:
+        answers = facts.header.get("task", {}).get("kind") == "causal_lm"
+        how, what = ("answers one exactly", "exact match") if answers else ("gets one right", "these rows")
+        return f"{rows}, neither the winner nor {opponent} {how}: {what} cannot tell them apart here."
     return (
         f"{rows} the winner gets {won:,} right that {opponent} gets wrong, and {lost:,} the other way round "
         f"(McNemar {p_value}); {found['both_right']:,} both get right and {found['both_wrong']:,} both wrong."
