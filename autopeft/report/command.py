@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from autopeft.errors import InputError
 from autopeft.spec import Budget, SearchSpec, Task
+from autopeft.spec.yamlfile import read_yaml
 
 TASK_FLAGS = {
     "model": "--model",
@@ -86,5 +91,16 @@ def command(spec: Mapping[str, Any]) -> str | None:
     for name, value in (spec.get("eval_sets") or {}).items():
         words += ["--eval-set", f"{name}={value}"]
     for name, value in spec.get("overrides") or ():
-        words += ["--set", f"{name}={value}"]
+        words += ["--set", f"{name}={_as_yaml(value)}"]
     return shlex.join(words)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as ``--set`` reads it back: text as it is where YAML takes it for that text, anything else as JSON."""
+    if isinstance(value, str):
+        with contextlib.suppress(InputError):
+            if read_yaml(value, value) == value:
+                return value
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    # JSON leaves characters as they are that YAML folds or refuses.
+    return re.sub("[\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]", lambda one: f"\\u{ord(one[0]):04x}", text)
