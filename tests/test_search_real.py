@@ -103,6 +103,9 @@ def test_it_is_in_mlflow(found: autopeft.SearchResult) -> None:
         "validation.accuracy" in r.data.metrics for r in children if r.data.tags["autopeft.status"] == "completed"
     )
     assert {"methods", "adapter_params", "total_rank", "layers"} <= set(children[0].data.params)
+    (parent,) = [r for r in runs if r not in children]
+    sent = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"result.json", "report.html", "charts", "winner", "predictions"} <= sent
 
 
 def test_a_finished_search_is_not_run_again(found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path) -> None:

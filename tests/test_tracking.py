@@ -397,6 +397,17 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+def test_the_predictions_are_artifacts(tmp_path: Path, searched: ExampleSearch) -> None:
+    run = tmp_path / "run"
+    (run / "predictions").mkdir()
+    (run / "predictions" / "test.parquet").write_bytes(b"rows")
+    assert replay(run) is None
+    uri = str(tracking_uri(None, run))
+    [parent], _ = runs_of(uri)
+    sent = connect(uri).list_artifacts(parent.info.run_id, "predictions")
+    assert [item.path for item in sent] == ["predictions/test.parquet"]
+
+
 def test_the_charts_of_the_report_are_artifacts(tmp_path: Path, searched: ExampleSearch) -> None:
     run = tmp_path / "run"
     report(run)

@@ -247,8 +247,7 @@ class _Session:
             files = [self._folder / "result.json", self._folder / "report.html", self._folder / "charts"]
             if values["winner"] is not None:
                 files.append(self._folder / "winner")
-            if values["front"]:
-                files.append(self._folder / "front")
+            files += [self._folder / name for name in ("front", "predictions") if values[name]]
             missing = self._tracker.close(files, wait=FINISH_SECONDS)
             if missing:
                 shown = Snapshot("done") if self._controller is None else snapshot(self._controller)

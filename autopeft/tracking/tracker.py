@@ -21,7 +21,7 @@ from autopeft.tracking.runs import MAX_CHILDREN, VIEW, Looks, Place, Runs
 from autopeft.tracking.store import connect, failures, passes, spoilt, tracking_uri
 
 CURSOR = "tracking.json"
-RESULT_FILES = ("result.json", "report.html", "charts", "adapter", "winner", "front")
+RESULT_FILES = ("result.json", "report.html", "charts", "adapter", "winner", "front", "predictions")
 LONGEST_PAUSE = 30.0
 LOOK_SECONDS = 3.0
 
