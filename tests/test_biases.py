@@ -23,6 +23,7 @@ from compose_models import (
     training,
     uniform,
 )
+from example_search import ExampleSearch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
@@ -37,7 +38,10 @@ from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.cost.size import adapter_bytes
 from autopeft.errors import DamagedFile
 from autopeft.inspect import module_map
+from autopeft.journal import SearchLog
+from autopeft.report import gather
 from autopeft.space import bind, resolve
+from autopeft.space.beside import BIASES_STAY
 from autopeft.space.configuration import Configuration, Part
 
 KINDS = {"bert": "sequence_classification", "gpt2": "causal_lm"}
@@ -309,3 +313,13 @@ def test_real_model(minilm: Path, tmp_path: Path, dtype: str) -> None:
     far, off = map(float, printed.split())
     assert far <= CLOSE
     assert off > 1e-3
+
+
+@pytest.mark.parametrize("target", ["any", "peft"])
+def test_the_report_says_that_biases_stay(tmp_path: Path, target: str) -> None:
+    search = ExampleSearch(tmp_path / "run", target=target).whole()
+    log = SearchLog.fold(search.journal.records)
+    assert (BIASES_STAY in gather(log).notes) == (target == "peft")
+    # Where LoRA without biases is taken, there is nothing to say.
+    log.verdict = {**(log.verdict or {}), "takes": "baseline"}
+    assert BIASES_STAY not in gather(log).notes

@@ -137,6 +137,59 @@ def test_rows_are_bounded_by_the_time_left_and_the_same_for_both(tmp_path: Path)
     assert sum("Scores on huge" in note for note in log.notes) == 1
 
 
+def rows_for(seconds: float, log: SearchLog) -> int:
+    """Rows of an eval set that so many seconds are left for: 70 % of them are lent."""
+    return int(0.7 * seconds / log.plan["speed"]["evaluate"])
+
+
+def rows_read(log: SearchLog) -> set[int]:
+    return {data["rows"] for data in log.evaluations["huge"].values()}
+
+
+def test_rows_take_their_share_of_the_time_left(tmp_path: Path) -> None:
+    log = bench(tmp_path / "run", Budget(max_time=300.0), eval_rows={"huge": 10**7}).run()
+    asked = [record.used for record in read_journal(tmp_path / "run") if record.type == "test"][-1]
+    # Two workers evaluate one adapter each.
+    assert rows_read(log) == {rows_for(log.plan["deadline"] - asked, log)}
+
+
+def test_rows_take_their_share_of_the_compute_left(tmp_path: Path) -> None:
+    made = bench(tmp_path / "run", Budget(max_trials=3), slots=1, evidence="quick")
+    busy = made.run().busy
+    made.eval_rows = {"huge": 10**7}
+    made.budget = Budget(max_trials=3, max_compute=busy + 10)
+    log = made.run(resume=True)
+    # One worker evaluates both; wall time is left for more, as the probes came before the limit's clock.
+    assert rows_read(log) == {rows_for(10 / 2, log)}
+    assert log.plan["deadline"] - log.used > 10
+
+
+def test_weights_that_changed_are_evaluated_anew(tmp_path: Path) -> None:
+    made = bench(tmp_path / "run", eval_rows={"web": 300})
+    log = made.run()
+    before = len(evaluations(made))
+    with Journal.resume(tmp_path / "run", clock=made.clock) as journal:
+        ledger = Ledger(journal)
+        ledger.write("evaluated", **{**log.evaluations["web"]["baseline"], "sha256": "0" * 64})
+    log = made.run(resume=True)
+    assert evaluations(made)[before:] == [("web", "baseline")]
+    assert log.evaluations["web"]["baseline"]["sha256"] == log.tests["baseline"]["sha256"]
+
+
+def test_a_set_is_read_whole_only_while_the_search_is_not_given_more(tmp_path: Path) -> None:
+    made = bench(tmp_path / "run")
+    made.run()
+    with Journal.resume(tmp_path / "run", clock=made.clock) as journal:
+        journal.append("finished", status="found", result={})
+    web = {"web": an_eval_set(5000)}
+    for budget, whole in ((BUDGET, True), (BUDGET, True), (Budget(max_time=1000.0), False), (BUDGET, False)):
+        declared(tmp_path / "run", web, budget)
+        assert folded(tmp_path / "run").eval_sets["web"]["whole"] is whole
+    # One that is new to a search that is given more keeps to its time as well.
+    declared(tmp_path / "run", {"late": an_eval_set(50, "c")}, Budget(max_time=1000.0))
+    assert folded(tmp_path / "run").eval_sets["late"]["whole"] is False
+
+
 def test_an_evaluation_that_breaks_ends_nothing(tmp_path: Path) -> None:
     world = SyntheticWorld(by_method({}), kills=lambda job: isinstance(job, Evaluate) and job.split == "web")
     log = bench(tmp_path / "run", world=world, eval_rows={"web": 300}).run()
@@ -200,6 +253,18 @@ def test_eval_sets_are_read_like_the_splits(tmp_path: Path) -> None:
     # Every text of the frame is one of the task's; that of `rows` is not.
     assert any("have the same text as a" in note for note in raw.further_notes["frame"])
     assert raw.further_notes["rows"] == ()
+
+
+def test_rows_that_were_trained_on_or_chosen_by_are_told() -> None:
+    splits = read_with().splits
+    for split in ("train", "validation"):
+        text, label = (splits[split][name][0].as_py() for name in ("text", "label"))
+        rows = [{"text": text, "label": label}, {"text": "new", "label": "bad"}]
+        assert read_with(web=rows).further_notes["web"] == (
+            f"Warning: 1 of 2 web rows (50.0%) have the same text as a {split} row; scores on them are too good.",
+        )
+    rows = [{"text": splits["test"]["text"][0].as_py(), "label": "bad"}]
+    assert read_with(web=rows).further_notes["web"] == ()
 
 
 def test_numbers_are_classes_as_in_the_training_rows(tmp_path: Path) -> None:

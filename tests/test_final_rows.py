@@ -113,6 +113,26 @@ def test_rows_that_only_one_was_judged_on_are_told(ended: tuple[Path, dict[str, 
     assert table["winner_prediction"][seen].equals(before["winner_prediction"][seen])
 
 
+@pytest.mark.parametrize("split", ["test", "web"])
+def test_outputs_of_other_weights_stand_for_nobody(
+    ended: tuple[Path, dict[str, Any]], tmp_path: Path, split: str
+) -> None:
+    shutil.copytree(ended[0], tmp_path / "run")
+    with Journal.resume(tmp_path / "run") as journal:
+        ledger = Ledger(journal)
+        role = FinalRows(ledger).winner
+        assert set(FinalRows(ledger).outputs(split)) == {"winner", "opponent"}
+        # A search that was given more may have another run of the same role since.
+        if split == "test":
+            ledger.write("test", **{**ledger.log.tests[role], "sha256": "0" * 64})
+        else:
+            ledger.write("evaluated", **{**ledger.log.evaluations[split][role], "sha256": "0" * 64})
+        rows = FinalRows(ledger)
+        assert set(rows.outputs(split)) == {"opponent"}
+        assert rows.compared()[0] == ("validation" if split == "test" else "test")
+        assert (rows.eval_sets()["web"]["winner"] is None) == (split == "web")
+
+
 def test_the_report_tells_it_from_the_journal_alone(ended: tuple[Path, dict[str, Any]]) -> None:
     folder, values = ended
     text = Path(report(folder)).read_text()
