@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from space_models import bert
 from test_search_simulated import Bench
 
-from autopeft.journal import SearchLog, read_journal
+from autopeft.journal import Journal, SearchLog, read_journal
 from autopeft.methods import METHODS
+from autopeft.search.ledger import Ledger
 from autopeft.search.phases.simplify import SEED
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.simplify import simpler, without
@@ -196,3 +198,21 @@ def test_it_goes_on_after_a_crash(simplified: tuple[Path, SearchLog, SyntheticWo
     assert whole.simplified is not None
     assert set(log.simplified["differences"]) >= set((log.simplify or {})["drops"])
     assert log.simplified["takes"] == whole.simplified["takes"]
+
+
+def test_what_was_found_out_holds_when_the_search_is_given_more(
+    simplified: tuple[Path, SearchLog, SyntheticWorld], tmp_path: Path
+) -> None:
+    folder, before, _ = simplified
+    shutil.copytree(folder, tmp_path / "run")
+    with Journal.resume(tmp_path / "run") as journal:
+        Ledger(journal).write("finished", status="found", result={})
+    # Nothing better is to be had, and there is no room to try the parts of anything again.
+    world = SyntheticWorld(lambda configuration: 0.6, rows=2000)
+    log = Bench(tmp_path / "run", world, replace(BUDGET, max_trials=41), evidence="quick").run(resume=True)
+    assert before.finalists is not None
+    assert log.finalists is not None
+    assert log.finalists["challenger"] == before.finalists["challenger"]
+    assert [t.id for t in log.trials.values() if t.purpose == "simplify"] == [
+        t.id for t in before.trials.values() if t.purpose == "simplify"
+    ]

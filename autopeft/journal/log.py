@@ -278,7 +278,8 @@ class SearchLog:
                     # More budget opens a new generation: it explores on, and names its own finalists. Where they are
                     # the same, the test scores stand.
                     self.finalists, self.verdict, self.opened = None, None, False
-                    self.simplify, self.simplified = None, None
+                    # What was found out about the parts of a challenger holds as long as it is the challenger.
+                    self.simplify = None
             case "finished":
                 self.finished = data
             case _:

@@ -57,6 +57,8 @@ class Finals:
         found, simplified = self.explored(), self._ledger.log.simplified
         if simplified is None or simplified["takes"] == simplified["challenger"]:
             return found
+        if "challenger" not in found or found["challenger"].hash != simplified["challenger"]:
+            return found
         runs = self._ledger.log.of_configuration(simplified["takes"], "simplify")
         return {**found, "challenger": runs[-1]}
 

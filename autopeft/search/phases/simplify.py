@@ -98,6 +98,10 @@ class Simplify:
         state, trial = self._state, self._challenger()
         if trial is None or state.rules.evidence == "quick":
             return {}
+        known = state.ledger.log.simplified
+        if known is not None and known["challenger"] == trial.hash and state.ledger.log.simplify is None:
+            # Found out before the search was opened again.
+            return {}
         return simpler(state.configuration(trial.hash), state.field.modules, state.rules.budget.target)
 
     def _challenger(self) -> TrialLog | None:
