@@ -178,6 +178,24 @@ def test_what_is_advised_opens(tmp_path: Path) -> None:
     assert problem.rule == "opens nothing: 10 min 5 s are used"
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "rule"),
+    [
+        (6, 6, "ended this search (6 trials have started), and no other limit opens it again"),
+        (6, 4, "opens nothing: 6 trials have started"),
+        (None, 6, "opens nothing: 6 trials have started"),
+        (30, None, "is 30 where nothing is limited, and 30 trials have started: nothing is opened"),
+    ],
+)
+def test_trials_are_said_to_have_ended_it_only_if_they_did(
+    tmp_path: Path, before: int | None, now: int | None, rule: str
+) -> None:
+    first = Budget(max_trials=before, max_time=None if before else 600)
+    log = an_ended_search(tmp_path, first, before or 6, 595)
+    told = opening(log, Budget(max_trials=now)).problems
+    assert [problem.rule for problem in told] == [rule]
+
+
 def test_the_same_limits_open_nothing_and_are_no_fault(tmp_path: Path) -> None:
     log = an_ended_search(tmp_path / "trials", Budget(max_trials=6), 6, 300)
     told = check_opening(log, Budget(max_trials=6))

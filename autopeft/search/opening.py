@@ -60,7 +60,7 @@ def opening(log: SearchLog, budget: Budget) -> Opening:
     problems = []
     may_start = trials is None or started < trials
     if not may_start and not (set(raised) & set(CLOCKS) and _seeds_left(log, division, budget)):
-        problems.append(_trials_problem(budget, trials, started))
+        problems.append(_trials_problem(budget, trials, division.max_trials, started))
     # Where no trial may start there is nothing that the clocks could leave too little for.
     wall, busy = (0.0, 0.0) if problems else _least(log, division, may_start)
     for name, used, least in (("max_time", log.used + FINISH_SECONDS, wall), ("max_compute", log.busy, busy)):
@@ -123,10 +123,13 @@ def _least(log: SearchLog, division: Division, may_start: bool) -> tuple[float, 
     return math.ceil(2 / division.workers) * each, 2 * each
 
 
-def _trials_problem(budget: Budget, trials: int | None, started: int) -> Problem:
-    rule = f"ended this search ({started} trials have started), and no other limit opens it again"
+def _trials_problem(budget: Budget, now: int | None, then: int | None, started: int) -> Problem:
     if budget.max_trials is None:
-        rule = f"is {trials} where nothing is limited, and {started} trials have started: nothing is opened"
+        rule = f"is {now} where nothing is limited, and {started} trials have started: nothing is opened"
+    elif now == then:
+        rule = f"ended this search ({started} trials have started), and no other limit opens it again"
+    else:
+        rule = f"opens nothing: {started} trials have started"
     return Problem("budget.max_trials", budget.max_trials, rule, f"Give budget.max_trials above {started}.")
 
 
