@@ -148,3 +148,24 @@ def test_those_are_chosen_whose_sizes_differ_most_and_that_beat_the_probe() -> N
     assert "dominated" not in spread(log, [])
     assert len(spread(log, [])) == FRONT_SIZE
     assert not set(spread(log, ["a", "f"])) & {"a", "f"}
+
+
+def test_time_is_kept_for_the_others(tmp_path: Path) -> None:
+    plans, logs = [], []
+    for objective in ("best", "pareto"):
+        world = SyntheticWorld(larger_is_better, rows=600)
+        bench = Bench(tmp_path / objective, world, Budget(max_time=900.0), objective=objective, strategy="random")
+        logs.append(bench.run())
+        plans.append(logs[-1].plan)
+    assert [plan["finalists"] for plan in plans] == [2, 2 + FRONT_SIZE]
+    assert plans[1]["rungs"][-1] < plans[0]["rungs"][-1]
+    front = logs[1].finalists["front"]
+    assert front
+    for hash in front:
+        runs = log_runs(logs[1], hash)
+        assert len(runs) >= 2
+    assert logs[1].used <= 900
+
+
+def log_runs(log: SearchLog, hash: str) -> list[TrialLog]:
+    return [run for run in log.of_configuration(hash, "confirm") if run.status == "completed"]

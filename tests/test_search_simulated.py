@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from space_models import bert
 
 from autopeft.cost.memory import Fit
 from autopeft.errors import AutopeftError, NothingFeasible
+from autopeft.evidence import LEVEL
 from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
 from autopeft.journal import Journal, SearchLog, read_journal
+from autopeft.search import finals
 from autopeft.search.controller import Controller
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
@@ -467,6 +470,25 @@ def test_until_decided_saves_seeds(tmp_path: Path) -> None:
     log = Bench(tmp_path / "run", world, Budget(max_time=3000.0), **options).run()
     assert log.verdict["name"] == "better"
     assert log.verdict["seeds"] < len(log.finalists["seeds"])
+
+
+def test_a_race_of_seeds_ends_early_only_at_a_higher_confidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+    real = finals.compare
+
+    def compare(*arguments: Any, level: float, **options: Any) -> Any:
+        asked.append((level, len(arguments[1])))
+        return real(*arguments, level=level, **options)
+
+    monkeypatch.setattr(finals, "compare", compare)
+    world = SyntheticWorld(by_method({"lora": 0.78, "parallel": 0.97}), rows=4000)
+    options = {"evidence": "strict", "until_decided": True}
+    Bench(tmp_path / "run", world, Budget(max_time=3000.0), **options).run()
+    assert asked[-1][0] == LEVEL
+    assert {level for level, _ in asked[:-1]} == {0.99}
+    assert min(seeds for _, seeds in asked) >= 2
 
 
 def test_the_lora_space_against_itself_is_no_news(tmp_path: Path) -> None:
