@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from html import escape
 
-from autopeft.report.facts import PROBE_LABEL, ROLE_LABELS, Facts
+from autopeft.report.contenders import PROBE_LABEL, ROLE_LABELS
+from autopeft.report.facts import Facts
 
 
 def difference(facts: Facts) -> list[tuple[str, str, str]]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from autopeft.report.facts import ROLE_LABELS, Facts
+from autopeft.report.contenders import ROLE_LABELS
+from autopeft.report.facts import Facts
 
 SHOWN_CLASSES = 20
 NOTHING = "–"  # noqa: RUF001

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.report.advice import advice_lines
-from autopeft.report.facts import Contender, Facts
+from autopeft.report.contenders import Contender
+from autopeft.report.facts import Facts
 from autopeft.report.rows import evaluated, flipped
 from autopeft.report.worth import dropped
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds

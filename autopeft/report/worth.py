@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
-from autopeft.report.facts import ROLE_LABELS, Facts
+from autopeft.report.contenders import ROLE_LABELS
+from autopeft.report.facts import Facts
 from autopeft.spec.amounts import format_bytes, format_count
 
 NOTHING = "–"  # noqa: RUF001

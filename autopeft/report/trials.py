@@ -1,0 +1,107 @@
+"""What the reports show of trials: one by one, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from autopeft.journal import SearchLog, TrialLog, describe
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """A line of the table of trials; the numbers are those of its last rung."""
+
+    trial: str
+    arm: str
+    purpose: str
+    seed: int
+    status: str
+    methods: str
+    adapter_params: int | None
+    layers: str
+    rate: float
+    batch_size: int
+    rows: int
+    score: float | None
+    loss: float | None
+    peak_bytes: int | None
+    seconds: float
+    reason: str
+
+
+def trial_row(log: SearchLog, trial: TrialLog) -> TrialRow:
+    """A trial as a line of the table."""
+    known = log.configurations.get(trial.hash)
+    about = describe(known.configuration if known else {}, log.modules)
+    reason = trial.reason or (trial.decisions[-1].reason if trial.decisions and trial.ended is None else "")
+    return TrialRow(
+        trial=trial.id,
+        arm=trial.arm,
+        purpose=trial.purpose,
+        seed=trial.seed,
+        status=trial.status,
+        methods=about.methods,
+        adapter_params=known.adapter_params if known else None,
+        layers=about.layers,
+        rate=about.rate,
+        batch_size=about.batch_size,
+        rows=trial.rows,
+        score=trial.score(log.rung_metric),
+        loss=trial.rungs[-1].loss if trial.rungs else None,
+        peak_bytes=trial.peak_bytes,
+        seconds=trial.seconds,
+        reason=": ".join(text for text in (reason, trial.detail) if text),
+    )
+
+
+def progress(log: SearchLog) -> dict[str, list[tuple[float, float]]]:
+    """Arm -> `(seconds used, best score so far)`."""
+    reached = [(rung.used, trial, rung) for trial in log.trials.values() for rung in trial.rungs]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for used, trial, rung in sorted(reached, key=lambda point: point[0]):
+        score = rung.metrics.get(log.rung_metric)
+        curve = curves.setdefault(trial.arm, [])
+        if score is not None and trial.purpose == "explore" and (not curve or score > curve[-1][1]):
+            curve.append((used, score))
+    return {arm: curve for arm, curve in curves.items() if curve}
+
+
+def rates(log: SearchLog) -> tuple[tuple[str, str, float, float, bool], ...]:
+    """`(arm, methods, learning rate, last score, whether it was trained in full)` of the exploration."""
+    points = []
+    for trial in log.trials.values():
+        known, score = log.configurations.get(trial.hash), trial.score(log.rung_metric)
+        if known is None or score is None or trial.purpose != "explore":
+            continue
+        about = describe(known.configuration)
+        if about.rate > 0:
+            points.append((trial.arm, about.methods, about.rate, score, trial.status == "completed"))
+    return tuple(points)
+
+
+def failures(log: SearchLog) -> dict[str, tuple[int, str]]:
+    """Cause -> `(number, an example's words)`."""
+    causes: dict[str, tuple[int, str]] = {}
+    for trial in log.trials.values():
+        if trial.status in ("failed", "infeasible"):
+            cause = f"{trial.status}: {trial.reason}"
+            count, words = causes.get(cause, (0, ""))
+            causes[cause] = (count + 1, words or trial.detail or "")
+    return causes
+
+
+def busy(log: SearchLog) -> dict[str, float]:
+    """What became of the trials -> busy seconds spent on them."""
+    return summed(
+        ("confirming finalists" if trial.purpose == "confirm" else trial.status, trial.seconds)
+        for trial in log.trials.values()
+    )
+
+
+def summed(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Name -> sum of its numbers."""
+    sums: dict[str, float] = {}
+    for name, seconds in pairs:
+        sums[name] = sums.get(name, 0.0) + seconds
+    return sums
