@@ -15,6 +15,7 @@ from autopeft.journal import SearchLog, pareto, read_journal
 from autopeft.report import gather, report
 from autopeft.report.answer import difference, next_step
 from autopeft.report.axes import Axis, score_axis
+from autopeft.report.doubts import Doubt
 from autopeft.report.drawing import Drawing
 from autopeft.report.figures.forecast import Forecast
 from autopeft.report.figures.front import fronts
@@ -182,9 +183,9 @@ def test_the_first_screen_says_how_much_how_sure_and_what_next(tmp_path: Path, l
     search = ExampleSearch(tmp_path / "run")
     search.head()
     search.journal.close()
-    beaten = tuple(replace(one, validation=0.9 if one.label == "linear probe" else 0.8) for one in facts.contenders)
-    assert "autopeft predict" not in next_step(replace(facts, contenders=beaten))
-    assert "--max-time LONGER" in next_step(replace(facts, contenders=beaten))
+    beaten = replace(facts, doubts=(Doubt("below_probe", "b", "s", "w"),))
+    assert "autopeft predict" not in next_step(beaten)
+    assert "--max-time LONGER" in next_step(beaten)
     died = gather(SearchLog.fold(read_journal(tmp_path / "run")))
     assert difference(died) == []
     assert "autopeft search --resume --out runs/first" in next_step(died)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from html import escape
 
-from autopeft.report.contenders import PROBE_LABEL, ROLE_LABELS
+from autopeft.report.contenders import ROLE_LABELS
 from autopeft.report.facts import Facts
 
 
@@ -21,6 +21,8 @@ def difference(facts: Facts) -> list[tuple[str, str, str]]:
     if verdict.get("name") == "unconfirmed":
         return [(name, f"{gap:+.4f}", "too few runs to be sure")]
     sure = "includes 0: not sure which is better" if low <= 0 <= high else "excludes 0: a difference is shown"
+    if facts.doubts and not low <= 0 <= high:
+        sure = f"excludes 0, but {facts.doubts[0].short}"
     if verdict.get("name") == "within":
         sure = f"above minus the margin of {verdict.get('margin')}"
     return [(name, f"{gap:+.4f}", f"95 %: {low:+.4f} to {high:+.4f}, {sure}")]
@@ -36,7 +38,7 @@ def next_step(facts: Facts) -> str:
         steps.append(f"go on with <code>autopeft search --resume --out {out}</code>")
     if facts.state == "ended" and facts.adapter:
         longer = f"<code>autopeft search --resume --out {out} --max-time LONGER</code>"
-        if _beaten_by_probe(facts):
+        if any(doubt.name == "below_probe" for doubt in facts.doubts):
             steps.append(f"give the search more time before this adapter is used: {longer}")
         else:
             steps.append(
@@ -46,10 +48,3 @@ def next_step(facts: Facts) -> str:
             if (facts.verdict or {}).get("name") == "unconfirmed":
                 steps.append(f"give it more time, so that it can be confirmed: {longer}")
     return f'<p class="next"><b>Next:</b> {"; ".join(steps)}.</p>' if steps else ""
-
-
-def _beaten_by_probe(facts: Facts) -> bool:
-    """Whether the frozen base with a linear head does as well as what is taken."""
-    taken = next((item.validation for item in facts.contenders if item.taken), None)
-    probe = next((item.validation for item in facts.contenders if item.label == PROBE_LABEL), None)
-    return taken is not None and probe is not None and probe >= taken

@@ -11,7 +11,8 @@ from autopeft.evidence.advice import advise
 from autopeft.evidence.signatures import Signature
 from autopeft.journal import SearchLog
 from autopeft.report.command import command
-from autopeft.report.contenders import PROBE_LABEL, Contender, by_role, contenders_of
+from autopeft.report.contenders import Contender, by_role, contenders_of
+from autopeft.report.doubts import Doubt, doubts
 from autopeft.report.figures import Figures, figures
 from autopeft.report.headline import headline
 from autopeft.report.trials import TrialRow, busy, failures, progress, rates, summed, trial_row
@@ -58,6 +59,7 @@ class Facts:
         command: The command that repeats it, or None where data were given in memory.
         figures: The numbers behind the figures.
         verdict: Data of the latest ``verdict``, or None.
+        doubts: Why it is about less than it seems, the gravest first.
         adapter: The folder of the winner's adapter, relative to the run folder, or None.
         simplified: Data of the latest ``simplified``, or None.
         result: What ``result.json`` holds; empty before the end.
@@ -93,6 +95,7 @@ class Facts:
     started: str | None = None
     command: str | None = None
     verdict: Mapping[str, Any] | None = None
+    doubts: tuple[Doubt, ...] = ()
     adapter: str | None = None
     simplified: Mapping[str, Any] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -112,11 +115,13 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
     budget = log.plan.get("budget") or spec.get("budget") or {}
     limits = {name: value for name, value in budget.items() if value not in (None, "any")}
     task = log.header.get("task", {})
-    sentence, detail = headline(log, state, by_role(contenders))
+    drawn = figures(log)
+    cautions = doubts(log, contenders, drawn.rates)
+    sentence, detail = headline(log, state, by_role(contenders), cautions)
     return Facts(
         state=state,
         headline=sentence,
-        detail=" ".join(text for text in (detail, _caution(contenders)) if text),
+        detail=" ".join(text for text in (detail, *(f"Caution: {doubt.words}" for doubt in cautions)) if text),
         metric=log.metric,
         rung_metric=log.rung_metric,
         contenders=contenders,
@@ -134,7 +139,7 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         limits=limits,
         header=log.header,
         plan=log.plan,
-        figures=figures(log),
+        figures=drawn,
         notes=(*map(str, task.get("notes") or ()), *log.notes, *_biases_stay(log, contenders, budget)),
         left_out=dict(log.header.get("space", {}).get("left_out") or {}),
         test_reads=len(log.test_opened),
@@ -144,6 +149,7 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         started=log.started,
         # Under the limits of the latest session.
         verdict=log.verdict,
+        doubts=cautions,
         simplified=log.simplified,
         adapter=(((log.finished or {}).get("result") or {}).get("winner") or {}).get("adapter_path"),
         command=command({**spec, "budget": budget, "eval_sets": _eval_sets(log)}),
@@ -171,15 +177,3 @@ def _biases_stay(log: SearchLog, contenders: tuple[Contender, ...], budget: Mapp
         return []
     configuration = Configuration.from_dict(taken.configuration)
     return [BIASES_STAY] if writes_base_biases(configuration, str(budget.get("target"))) else []
-
-
-def _caution(contenders: tuple[Contender, ...]) -> str:
-    """What must be said when the frozen base does better without any adapter."""
-    taken = next((contender.validation for contender in contenders if contender.taken), None)
-    probe = next((contender for contender in contenders if contender.label == PROBE_LABEL), None)
-    if taken is None or probe is None or probe.validation is None or probe.validation < taken:
-        return ""
-    return (
-        f"Caution: a {PROBE_LABEL} on the frozen base scores {probe.validation:.4f} on validation, no less than this "
-        "adapter: either nothing more is to be had here, or the budget was too small to train one well."
-    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from autopeft.evidence import COUNTED, error_rate
 from autopeft.journal import SearchLog
+from autopeft.report.doubts import Doubt
 
 
 class Named(Protocol):
@@ -21,17 +22,23 @@ class Named(Protocol):
         """Its adapter parameters, or None."""
 
 
-def headline(log: SearchLog, state: str, named: Mapping[str, Named]) -> tuple[str, str]:
+def headline(log: SearchLog, state: str, named: Mapping[str, Named], doubts: Sequence[Doubt] = ()) -> tuple[str, str]:
     """The answer, and what the evidence adds to it.
 
     Args:
         log: The journal, folded.
         state: As `Facts.state`.
         named: Role -> contender.
+        doubts: Reasons for caution; the gravest stands in the sentence.
     """
     if log.verdict is not None:
         adds = [text for text in (str(log.verdict.get("reason") or ""), calibrated(log)) if text]
-        return _verdict(log.verdict, named), " ".join(adds)
+        sentence = _verdict(log.verdict, named)
+        if doubts:
+            if doubts[0].name == "untrained":
+                sentence = sentence.replace(" a tuned LoRA", " the LoRA trained here")
+            sentence = f"{sentence} But {doubts[0].short}."
+        return sentence, " ".join(adds)
     result = (log.finished or {}).get("result") or {}
     status = str((log.finished or {}).get("status") or "")
     said = str(result.get("message") or "")

@@ -12,7 +12,7 @@ from autopeft.report.figures.importance import Importance, importance
 from autopeft.report.figures.places import Places, places
 from autopeft.report.figures.rates import LoraRates, lora_rates
 
-__all__ = ["Figures", "figures"]
+__all__ = ["Figures", "LoraRates", "figures"]
 
 
 @dataclass(frozen=True, slots=True)
