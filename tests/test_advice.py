@@ -169,12 +169,13 @@ def shown(folder: Path) -> str:
 def test_reports_say_what_to_do_next(tmp_path: Path) -> None:
     told(tmp_path / "run", RISING)
     page = Path(report(tmp_path / "run")).read_text(encoding="utf-8")
-    assert page.index("Comparison") < page.index("What to do next") < page.index("Progress")
+    assert page.index("Comparison") < page.index("What was looked for") < page.index("Progress")
     for fact in ("More labels rather than more search", "99% of the parameters", "Also looked for", "Not measured"):
         assert fact in page, fact
     text = shown(tmp_path / "run")
-    assert "next:   winner: The size may be too small" in text
-    assert "next:   More labels rather than more search" in text
+    assert "seen:   winner: The size may be too small" in text
+    assert "seen:   More labels rather than more search" in text
+    assert "next:   allow more parameters (a larger --max-params), or train longer (--max-time)" in text
 
 
 def test_looks_at_the_test_rows_are_shown(tmp_path: Path) -> None:

@@ -7,15 +7,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from example_search import ExampleSearch
 from wide_search import LORA, LORA_FULL, WideSearch
 
 from autopeft.catalogue import read
 from autopeft.journal import SearchLog, pareto, read_journal
 from autopeft.report import gather, report
-from autopeft.report.answer import difference, next_step
+from autopeft.report.answer import difference
 from autopeft.report.axes import Axis, score_axis
-from autopeft.report.doubts import Doubt
 from autopeft.report.drawing import Drawing
 from autopeft.report.figures.forecast import Forecast
 from autopeft.report.figures.front import fronts
@@ -174,21 +172,23 @@ def test_memory_is_held_against_its_prediction(log: SearchLog) -> None:
     assert "No memory was predicted" in Forecast((), 0, None, ()).sentences()
 
 
-def test_the_first_screen_says_how_much_how_sure_and_what_next(tmp_path: Path, log: SearchLog) -> None:
-    facts = gather(log)
-    [(name, value, sure)] = difference(facts)
-    assert (name, value) == ("lora+bias minus tuned LoRA", "+0.0130")
-    assert "excludes 0" in sure
-    assert "autopeft predict runs/first --input FILE" in next_step(facts)
-    search = ExampleSearch(tmp_path / "run")
-    search.head()
-    search.journal.close()
-    beaten = replace(facts, doubts=(Doubt("below_probe", "b", "s", "w"),))
-    assert "autopeft predict" not in next_step(beaten)
-    assert "--max-time LONGER" in next_step(beaten)
-    died = gather(SearchLog.fold(read_journal(tmp_path / "run")))
-    assert difference(died) == []
-    assert "autopeft search --resume --out runs/first" in next_step(died)
+@pytest.mark.parametrize(
+    ("name", "low", "high", "said"),
+    [
+        ("better", 0.004, 0.022, "excludes 0: a difference is shown"),
+        ("tie", -0.004, 0.03, "includes 0: not sure which is better"),
+        ("within", -0.004, 0.03, "above minus the margin of 0.01"),
+        ("unconfirmed", -0.004, 0.03, "too few runs to be sure"),
+    ],
+)
+def test_the_first_screen_says_how_much_and_how_sure(
+    log: SearchLog, name: str, low: float, high: float, said: str
+) -> None:
+    verdict = {"name": name, "difference": 0.013, "low": low, "high": high, "margin": 0.01}
+    [(what, value, sure)] = difference(replace(gather(log), verdict=verdict))
+    assert (what, value) == ("lora+bias minus tuned LoRA", "+0.0130")
+    assert said in sure
+    assert difference(replace(gather(log), verdict=None)) == []
 
 
 def test_far_outliers_are_cut_only_where_that_shows_more() -> None:

@@ -171,7 +171,9 @@ def test_latency_is_named_above_a_tenth() -> None:
     made = latency("winner", {"batch_1": 1.42, "batch_16": 1.02, "method": "best of 5"})
     assert made.found is True
     assert "1.42 times with 1 rows" in made.words
-    assert "merged" in made.next_step
+    assert made.next_step.startswith("It cannot be merged")
+    merged = latency("winner", {"1": 1.42}, mergeable=True)
+    assert merged.next_step.startswith("All its methods can be merged: search with --target merged")
 
 
 def world(seed: int, count: int, gain: float, spread: float, noise: float = 0.002) -> tuple[Outlook, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from autopeft.evidence.limits import ending
 from autopeft.evidence.metrics import ALL_METRICS, Floats, bounds
 from autopeft.evidence.outlook import WORTH, Gain, Outlook, labels_gain, outlook, search_gain
 from autopeft.evidence.power import COUNTED
@@ -23,6 +24,7 @@ from autopeft.evidence.signatures import (
     unstable_start,
 )
 from autopeft.journal import SearchLog, TrialLog
+from autopeft.methods import METHODS
 
 __all__ = ["advise"]
 
@@ -39,7 +41,7 @@ def advise(log: SearchLog) -> list[Signature]:
     made: list[Signature] = []
     for of, arm, hash in _subjects(log):
         made += _of_configuration(log, of, arm, hash)
-        made.append(latency(of, log.latency(hash)))
+        made.append(latency(of, log.latency(hash), mergeable=_mergeable(log.configurations[hash].configuration)))
         test = log.tests.get("baseline" if arm == "baseline" else "challenger") or {}
         made.append(forgetting(of, str((log.header.get("task") or {}).get("kind")), test.get("ability")))
     made.append(overfitting(_steps(log)))
@@ -60,6 +62,11 @@ def _subjects(log: SearchLog) -> list[tuple[str, str, str]]:
         winning = best[0].arm if best else "space"
     found = [("winner", winning), ("baseline", "baseline")] if winning != "baseline" else [("winner", winning)]
     return [(of, arm, str(hash)) for of, arm in found if (hash := hashes.get(arm)) in log.configurations]
+
+
+def _mergeable(configuration: Mapping[str, Any]) -> bool:
+    parts = [part for site in (configuration.get("sites") or {}).values() for part in site]
+    return all(str(part["method"]) in METHODS and METHODS[str(part["method"])].mergeable for part in parts)
 
 
 def _of_configuration(log: SearchLog, of: str, arm: str, hash: str) -> list[Signature]:
@@ -155,7 +162,7 @@ def _outlook(log: SearchLog) -> Signature:
     ]
     search = search_gain(tops, seeds, most=most)
     why = "" if labels is not None else _unknown_labels(len(full), rungs, total)
-    return _said(outlook(labels, search), rows, total, len(full), why)
+    return _said(outlook(labels, search), rows, total, len(full), why, f"--{ending(log).replace('_', '-')}")
 
 
 def _labels(log: SearchLog, full: Sequence[TrialLog], total: int, most: float) -> tuple[Floats | None, int]:
@@ -194,8 +201,8 @@ def _unknown_labels(full: int, rungs: Sequence[int], total: int) -> str:
     return "the rungs were scored on different validation rows"
 
 
-def _said(found: Outlook, rows: int, total: int, full: int, why: str) -> Signature:
-    """The answer in words."""
+def _said(found: Outlook, rows: int, total: int, full: int, why: str, flag: str) -> Signature:
+    """The answer in words; `flag` raises the limit that ended the search."""
     parts = []
     if found.labels is not None:
         parts.append(f"seeing {2 * rows:,} labelled rows instead of {rows:,} would add {_gain(found.labels)}")
@@ -203,11 +210,13 @@ def _said(found: Outlook, rows: int, total: int, full: int, why: str) -> Signatu
         parts.append(f"twice the search would add {_gain(found.search)}")
     said = "; ".join(parts)
     ends = max((gain.high for gain in (found.labels, found.search) if gain is not None), default=0.0)
+    # Only time makes trials longer; more of them are no longer.
+    train = "raise --max-time" if flag == "--max-time" else "search with a larger --max-time"
     if 2 * rows <= total:
-        longer = f"Train on more of the {total:,} rows that are there: raise --max-time."
+        longer = f"Train on more of the {total:,} rows that are there: {train}."
     else:
         longer = "Label more rows; twice as many need about twice the time (--max-time)."
-    more = "Search longer: raise --max-time or --max-trials."
+    more = f"Search longer: raise {flag}."
     name = "labels_or_search"
     match found.answer:
         case "labels":
@@ -224,7 +233,7 @@ def _said(found: Outlook, rows: int, total: int, full: int, why: str) -> Signatu
             return Signature(name, "search", None, words)
     if found.search is None:
         words = f"It cannot be said whether more labels or more search would help: too few full trainings ({full})."
-        return Signature(name, "search", None, words, "A longer search (--max-time) can say it.")
+        return Signature(name, "search", None, words, f"A longer search ({flag}) can say it.")
     none = found.search.high < WORTH
     known = f"more search shows no gain above {found.search.high:.4f}" if none else said
     return Signature(name, "search", None, f"Of more labels nothing can be said: {why}; {known}.")

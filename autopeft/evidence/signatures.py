@@ -303,12 +303,13 @@ def forgetting(of: str, kind: str, measured: Mapping[str, Any] | None) -> Signat
     return Signature("forgetting", of, False, words)
 
 
-def latency(of: str, ratios: Mapping[str, Any] | None) -> Signature:
+def latency(of: str, ratios: Mapping[str, Any] | None, *, mergeable: bool = False) -> Signature:
     """Whether forward passes got slower.
 
     Args:
         of: What it is about.
         ratios: Rows in a batch -> seconds of the adapted model over those of the bare base; None where unmeasured.
+        mergeable: Whether every method of it can be folded into the weights.
     """
     measured = {
         "".join(c for c in str(rows) if c.isdigit()): float(ratio)
@@ -321,7 +322,11 @@ def latency(of: str, ratios: Mapping[str, Any] | None) -> Signature:
     words = f"A forward pass takes as long as the bare base's: {shown}."
     if max(measured.values()) <= SLOWER:
         return Signature("latency", of, False, words)
-    step = "Merge it (--target merged) where its methods can be merged, or set --max-latency."
+    step = (
+        "All its methods can be merged: search with --target merged, which costs no latency."
+        if mergeable
+        else "It cannot be merged: search with --max-latency, or with --target merged, which passes over such methods."
+    )
     return Signature("latency", of, True, f"Forward passes got slower than the bare base's: {shown}.", step)
 
 

@@ -1,4 +1,4 @@
-"""What to do next: the signatures that were found, and how often the test rows were looked at."""
+"""What was looked for: the signatures of what goes wrong, and how often the test rows were looked at."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def advice_section(facts: Advised) -> str:
     looks = looks_sentence(facts.looks)
     if looks:
         parts.append(f"<p>{escape(looks)}</p>")
-    return f"<section><h2>What to do next</h2>{''.join(parts)}</section>" if parts else ""
+    return f"<section><h2>What was looked for</h2>{''.join(parts)}</section>" if parts else ""
 
 
 def advice_lines(facts: Advised) -> list[str]:
@@ -70,7 +70,7 @@ def advice_lines(facts: Advised) -> list[str]:
     for made in facts.advice:
         if made.found or (made.name == ANSWER and made.found is False):
             who = f"{OF[made.of]}: " if OF.get(made.of) else ""
-            lines.append(f"next:   {who}{made.words} {made.next_step}".rstrip())
+            lines.append(f"seen:   {who}{made.words}")
     if facts.looks is not None and int(facts.looks["searches"]) > 1:
         lines.append(f"test:   {looks_sentence(facts.looks)}")
     return lines
@@ -78,5 +78,5 @@ def advice_lines(facts: Advised) -> list[str]:
 
 def _entry(made: Signature) -> str:
     title = " - ".join(text for text in (TITLES.get(made.name, made.name), OF.get(made.of, made.of)) if text)
-    step = f" <b>{escape(made.next_step)}</b>" if made.next_step else ""
+    step = f" {escape(made.next_step)}" if made.next_step else ""
     return f"<dt>{escape(title)}</dt><dd>{escape(made.words)}{step}</dd>"

@@ -1,9 +1,6 @@
-"""What the first screen of the page adds to the headline: by how much, whether that is sure, and what to do next."""
+"""What the first screen of the page adds to the headline: by how much, and whether that is sure."""
 
 from __future__ import annotations
-
-import shlex
-from html import escape
 
 from autopeft.report.contenders import ROLE_LABELS
 from autopeft.report.facts import Facts
@@ -26,25 +23,3 @@ def difference(facts: Facts) -> list[tuple[str, str, str]]:
     if verdict.get("name") == "within":
         sure = f"above minus the margin of {verdict.get('margin')}"
     return [(name, f"{gap:+.4f}", f"95 %: {low:+.4f} to {high:+.4f}, {sure}")]
-
-
-def next_step(facts: Facts) -> str:
-    """What to do now, as HTML; empty where the headline says it."""
-    out = escape(shlex.quote(str(facts.header.get("spec", {}).get("out") or "RUN_DIR")))
-    steps = []
-    if facts.state == "running":
-        steps.append(f"wait, and look again with <code>autopeft report {out}</code>")
-    elif facts.state in ("interrupted", "died"):
-        steps.append(f"go on with <code>autopeft search --resume --out {out}</code>")
-    if facts.state == "ended" and facts.adapter:
-        longer = f"<code>autopeft search --resume --out {out} --max-time LONGER</code>"
-        if any(doubt.name == "below_probe" for doubt in facts.doubts):
-            steps.append(f"give the search more time before this adapter is used: {longer}")
-        else:
-            steps.append(
-                f"use the adapter in <code>{escape(facts.adapter)}</code> beside this page, for example with "
-                f"<code>autopeft predict {out} --input FILE</code>"
-            )
-            if (facts.verdict or {}).get("name") == "unconfirmed":
-                steps.append(f"give it more time, so that it can be confirmed: {longer}")
-    return f'<p class="next"><b>Next:</b> {"; ".join(steps)}.</p>' if steps else ""

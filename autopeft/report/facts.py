@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from autopeft.evidence.advice import advise
+from autopeft.evidence.limits import Extensible, ending
 from autopeft.evidence.signatures import Signature
 from autopeft.journal import SearchLog
 from autopeft.report.command import command
@@ -58,6 +59,8 @@ class Facts:
         started: Wall-clock time of its start, or None.
         command: The command that repeats it, or None where data were given in memory.
         figures: The numbers behind the figures.
+        status: How it ended (``found``, ``infeasible``, ``cancelled``, ``failed``), or empty.
+        ending: The limit that ended it, or will.
         verdict: Data of the latest ``verdict``, or None.
         doubts: Why it is about less than it seems, the gravest first.
         adapter: The folder of the winner's adapter, relative to the run folder, or None.
@@ -94,6 +97,8 @@ class Facts:
     sessions: int = 1
     started: str | None = None
     command: str | None = None
+    status: str = ""
+    ending: Extensible = "max_time"
     verdict: Mapping[str, Any] | None = None
     doubts: tuple[Doubt, ...] = ()
     adapter: str | None = None
@@ -143,11 +148,13 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         notes=(*map(str, task.get("notes") or ()), *log.notes, *_biases_stay(log, contenders, budget)),
         left_out=dict(log.header.get("space", {}).get("left_out") or {}),
         test_reads=len(log.test_opened),
-        advice=() if log.finished is None else tuple(advise(log)),
+        advice=tuple(advise(log)) if (log.finished or {}).get("status") == "found" else (),
         looks=log.looks,
         sessions=log.sessions,
         started=log.started,
         # Under the limits of the latest session.
+        status=str((log.finished or {}).get("status") or ""),
+        ending=ending(log),
         verdict=log.verdict,
         doubts=cautions,
         simplified=log.simplified,

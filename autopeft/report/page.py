@@ -5,11 +5,12 @@ from __future__ import annotations
 from html import escape
 
 from autopeft.report.advice import advice_section
-from autopeft.report.answer import difference, next_step
+from autopeft.report.answer import difference
 from autopeft.report.facts import Facts
 from autopeft.report.gallery import sections as drawings
 from autopeft.report.rows import rows_section
 from autopeft.report.sections import again, budget, environment, losses, subject, trials
+from autopeft.report.steps import steps_html
 from autopeft.report.style import FIGURES, SCRIPT, STYLE
 from autopeft.report.tables import NOTHING, count, interval, latency, limit, number, share, size, table
 from autopeft.report.worth import corrected, in_pieces, worth_section
@@ -79,7 +80,7 @@ def _answer(facts: Facts) -> str:
     detail = f"<p>{escape(facts.detail)}</p>" if facts.detail else ""
     return (
         f'<section class="answer"><h1>{escape(facts.headline)}</h1>{detail}<div class="boxes">{cells}</div>'
-        f"{next_step(facts)}</section>"
+        f"{steps_html(facts)}</section>"
     )
 
 

@@ -34,7 +34,7 @@ h1{font-size:1.7rem;line-height:1.25;margin:0 0 8px;overflow-wrap:anywhere}
 h2{font-size:1.15rem;margin:40px 0 8px;padding-bottom:4px;border-bottom:1px solid var(--rule)}
 h3{font-size:1rem;margin:20px 0 4px}
 .answer{background:var(--soft);border-radius:8px;padding:20px;margin-top:16px}.answer p{margin:0 0 12px}
-.next code{overflow-wrap:anywhere}.answer .next{margin:16px 0 0}
+.next{margin:16px 0 0}.next code{overflow-wrap:anywhere}.next ol{margin:2px 0 0;padding-left:22px}
 .boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
 .boxes div{display:flex;flex-direction:column}.boxes b{font-size:1.35rem;font-variant-numeric:tabular-nums}
 .boxes span{font-size:.82rem}

@@ -13,6 +13,7 @@ from autopeft.report.advice import advice_lines
 from autopeft.report.contenders import Contender
 from autopeft.report.facts import Facts
 from autopeft.report.rows import evaluated, flipped
+from autopeft.report.steps import steps_lines
 from autopeft.report.worth import dropped
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
@@ -33,7 +34,7 @@ def render(facts: Facts, folder: str) -> RenderableType:
     parts: list[RenderableType] = [Panel(answer, border_style=STYLES[facts.state], padding=(0, 1))]
     if facts.contenders:
         parts.append(_comparison(facts))
-    parts += [Text(line) for line in (*_lines(facts), *advice_lines(facts))]
+    parts += [Text(line) for line in (*steps_lines(facts), *_lines(facts), *advice_lines(facts))]
     if facts.failures:
         parts.append(Text("failures:"))
         for cause, (number, words) in facts.failures.items():
