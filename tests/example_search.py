@@ -258,6 +258,7 @@ class ExampleSearch:
         theirs["validation"] = {**interval, "mean": 0.872, "low": 0.851, "high": 0.893}
         result = {
             "status": "found",
+            "verdict": {"name": "better", "difference": 0.013, "low": 0.004, "high": 0.022, "takes": "challenger"},
             "winner": {**ours, "role": "challenger", "adapter_path": "winner"},
             "challenger": ours,
             "baseline": theirs,

@@ -185,6 +185,7 @@ class SearchLog:
         evaluations: Name of an eval set -> name (as in `tests`) -> data of its ``evaluated``.
         notes: Notes for the user, in order.
         finished: Data of ``finished``, or None while the search runs or after it died.
+        before: Data of the ``finished`` with a winner that was reopened and has no successor yet, or None.
         sessions: 1, and 1 more for each time that it was resumed.
         reopening: Whether the search was given more to do and has not divided it yet.
         interrupted: The signal that ended the latest session, or None.
@@ -212,6 +213,7 @@ class SearchLog:
     evaluations: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     finished: dict[str, Any] | None = None
+    before: dict[str, Any] | None = None
     sessions: int = 1
     reopening: bool = False
     interrupted: str | None = None
@@ -272,8 +274,10 @@ class SearchLog:
             case "interrupted":
                 self.interrupted = str(data.get("signal"))
             case "resumed":
-                self.sessions, self.interrupted, self.finished = self.sessions + 1, None, None
+                ended, self.finished = self.finished, None
+                self.sessions, self.interrupted = self.sessions + 1, None
                 if data.get("reopened"):
+                    self.before = ended if ended and ended["status"] == "found" else self.before
                     self.reopening = True
                     # More budget opens a new generation: it explores on, and names its own finalists. Where they are
                     # the same, the test scores stand.
@@ -282,6 +286,7 @@ class SearchLog:
                     self.simplify = None
             case "finished":
                 self.finished = data
+                self.before = None if data["status"] == "found" else self.before
             case _:
                 self._apply_trial(record, data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from autopeft.report.command import command
 from autopeft.report.contenders import Contender, by_role, contenders_of
 from autopeft.report.doubts import Doubt, doubts
 from autopeft.report.figures import Figures, figures
-from autopeft.report.headline import headline
+from autopeft.report.headline import extended, headline
 from autopeft.report.trials import TrialRow, busy, failures, progress, rates, summed, trial_row
 from autopeft.space.beside import BIASES_STAY, writes_base_biases
 from autopeft.space.configuration import Configuration
@@ -66,6 +67,7 @@ class Facts:
         adapter: The folder of the winner's adapter, relative to the run folder, or None.
         simplified: Data of the latest ``simplified``, or None.
         result: What ``result.json`` holds; empty before the end.
+        extended: Whether contenders, verdict and result are those of before it was given more.
     """
 
     state: State
@@ -104,6 +106,7 @@ class Facts:
     adapter: str | None = None
     simplified: Mapping[str, Any] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
+    extended: bool = False
 
 
 def gather(log: SearchLog, running: bool = False) -> Facts:
@@ -113,7 +116,8 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         log: The journal, folded.
         running: Whether a living process writes it.
     """
-    contenders = contenders_of(log)
+    past = _answered(log)
+    contenders = contenders_of(past)
     state = _state(log, running)
     spec = log.header.get("spec", {})
     # A resumed search may have other limits than the one that began.
@@ -121,8 +125,12 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
     limits = {name: value for name, value in budget.items() if value not in (None, "any")}
     task = log.header.get("task", {})
     drawn = figures(log)
-    cautions = doubts(log, contenders, drawn.rates)
-    sentence, detail = headline(log, state, by_role(contenders), cautions)
+    cautions = doubts(past, contenders, drawn.rates)
+    sentence, detail = headline(past, state, by_role(contenders), cautions)
+    winner = ((log.finished or {}).get("result") or {}).get("winner")
+    if past is not log:
+        sentence, kept = extended(sentence, state, winner is not None)
+        detail = f"{kept} {detail}"
     return Facts(
         state=state,
         headline=sentence,
@@ -155,13 +163,26 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         # Under the limits of the latest session.
         status=str((log.finished or {}).get("status") or ""),
         ending=ending(log),
-        verdict=log.verdict,
+        verdict=past.verdict,
         doubts=cautions,
         simplified=log.simplified,
-        adapter=(((log.finished or {}).get("result") or {}).get("winner") or {}).get("adapter_path"),
+        adapter=(winner or ((past.finished or {}).get("result") or {}).get("winner") or {}).get("adapter_path"),
         command=command({**spec, "budget": budget, "eval_sets": _eval_sets(log)}),
-        result=(log.finished or {}).get("result") or {},
+        result=(past.finished or {}).get("result") or {},
+        extended=past is not log,
     )
+
+
+def _answered(log: SearchLog) -> SearchLog:
+    """The log, or where it was reopened and has no new verdict yet, as it was when it had its answer."""
+    if log.before is None or log.verdict is not None:
+        return log
+    result: Mapping[str, Any] = log.before.get("result") or {}
+    past = copy.copy(log)
+    past.finished = log.before
+    past.verdict = result.get("verdict") or {"name": "unconfirmed", "takes": (result.get("winner") or {}).get("role")}
+    past.finalists = {role: block["hash"] for role in ("challenger", "baseline") if (block := result.get(role))}
+    return past
 
 
 def _eval_sets(log: SearchLog) -> dict[str, Any]:

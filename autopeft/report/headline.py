@@ -59,6 +59,21 @@ def headline(log: SearchLog, state: str, named: Mapping[str, Named], doubts: Seq
     return f"The search ended without a verdict; {so_far}.", said
 
 
+def extended(sentence: str, state: str, replaced: bool) -> tuple[str, str]:
+    """The answer of a search that is given more, or was until that was cut short, and what holds of its adapter.
+
+    Args:
+        sentence: The answer that it had before.
+        state: As `Facts.state`.
+        replaced: Whether its adapter gave way to the best of what was tried since.
+    """
+    now = {"running": "is being extended", "interrupted": "was stopped while it was extended"}
+    told = f"The search {now.get(state, 'broke off while it was extended')}; its answer before: {sentence}"
+    kept = "The adapter of that answer is kept until there is another one."
+    best = "Its adapter gave way to the best of what was tried since, which is not confirmed."
+    return told, (best if replaced else kept) + ("" if state == "running" else " It goes on with --resume.")
+
+
 def calibrated(log: SearchLog) -> str:
     """How often such a verdict errs; empty where that was not simulated."""
     verdict = log.verdict or {}

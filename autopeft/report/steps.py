@@ -40,10 +40,12 @@ def next_steps(facts: Facts) -> list[Step]:
         facts: What there is to say.
     """
     out = shlex.quote(str(facts.header.get("spec", {}).get("out") or "RUN_DIR"))
+    earlier = Step(f"until then, there is an adapter in {facts.adapter}", f"autopeft predict {out} --input FILE")
+    kept = [earlier] if facts.adapter and facts.extended else []
     if facts.state == "running":
-        return [Step("wait, and look again", f"autopeft report {out}")]
+        return [Step("wait, and look again", f"autopeft report {out}"), *kept]
     if facts.state in ("interrupted", "died"):
-        return [Step("go on", f"autopeft search --resume --out {out}")]
+        return [Step("go on", f"autopeft search --resume --out {out}"), *kept]
     if facts.status == "infeasible":
         return _more_room(facts)
     if not facts.adapter:
