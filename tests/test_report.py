@@ -298,6 +298,22 @@ def test_answer_generation_metrics_are_compared_by_likelihood_until_the_end(tmp_
     page(tmp_path)
 
 
+@pytest.mark.parametrize(("rows", "partial"), [(821, True), (872, False), (None, False)])
+def test_a_score_on_part_of_the_test_rows_says_so(tmp_path: Path, rows: int | None, partial: bool) -> None:
+    search = ExampleSearch(tmp_path / "run")
+    written = search.add
+
+    def add(type: str, /, later: float = 0.0, **data: Any) -> None:
+        written(type, later, **({**data, "rows": rows} if type == "test_opened" else data))
+
+    search.add = add  # type: ignore[method-assign]
+    search.whole()
+    text = page(tmp_path / "run").text
+    assert ("on 821 of the 872 test rows; opened once" in text[: text.index("Comparison")]) is partial
+    assert ("test (821 of 872 rows)" in text) is partial
+    assert ("only 821 of the 872 test rows were read" in shown(tmp_path / "run")) is partial
+
+
 def test_the_share_of_the_budget_by_outcome_adds_up(tmp_path: Path) -> None:
     search = ExampleSearch(tmp_path / "run").whole()
     found = facts(tmp_path / "run")

@@ -54,6 +54,7 @@ class Facts:
         notes: Sentences for the user.
         left_out: Method -> why the space left it out.
         test_reads: How often the test rows were opened.
+        test_rows: `(rows read, all test rows)` where not all of them were read, else None.
         advice: What was looked for in it, once it has ended; what asks for something first.
         looks: How often its test rows were read by all searches, as the journal has it, or None.
         sessions: How many processes worked on it.
@@ -94,6 +95,7 @@ class Facts:
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     test_reads: int = 0
+    test_rows: tuple[int, int] | None = None
     advice: tuple[Signature, ...] = ()
     looks: Mapping[str, Any] | None = None
     sessions: int = 1
@@ -156,6 +158,7 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         notes=(*map(str, task.get("notes") or ()), *log.notes, *_biases_stay(log, contenders, budget)),
         left_out=dict(log.header.get("space", {}).get("left_out") or {}),
         test_reads=len(log.test_opened),
+        test_rows=_test_rows(log),
         advice=tuple(advise(log)) if (log.finished or {}).get("status") == "found" else (),
         looks=log.looks,
         sessions=log.sessions,
@@ -183,6 +186,12 @@ def _answered(log: SearchLog) -> SearchLog:
     past.verdict = result.get("verdict") or {"name": "unconfirmed", "takes": (result.get("winner") or {}).get("role")}
     past.finalists = {role: block["hash"] for role in ("challenger", "baseline") if (block := result.get(role))}
     return past
+
+
+def _test_rows(log: SearchLog) -> tuple[int, int] | None:
+    read = log.test_opened[-1].get("rows") if log.test_opened else None
+    total = (log.header.get("task", {}).get("rows") or {}).get("test")
+    return (int(read), int(total)) if read is not None and total and read < total else None
 
 
 def _eval_sets(log: SearchLog) -> dict[str, Any]:

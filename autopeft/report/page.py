@@ -88,7 +88,7 @@ def _comparison(facts: Facts) -> str:
     if not facts.contenders:
         return '<p class="quiet">Nothing to compare yet.</p>'
     heads = (
-        "", "method", f"validation {facts.metric}", "95 % interval", "seeds", "test", "adapter", "head", "memory",
+        "", "method", f"validation {facts.metric}", "95 % interval", "seeds", _test_head(facts), "adapter", "head", "memory",
         "latency x base",
     )  # fmt: skip
     rows = [
@@ -115,12 +115,21 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
+def _test_head(facts: Facts) -> str:
+    if facts.test_rows is None:
+        return "test"
+    return f"test ({facts.test_rows[0]:,} of {facts.test_rows[1]:,} rows)"
+
+
 def _memory(facts: Facts) -> str:
     way = in_pieces((facts.result.get("winner") or {}).get("execution"))
     return ", ".join(text for text in (limit(facts, "max_memory"), way) if text)
 
 
 def _reads(facts: Facts) -> str:
-    return {0: "not opened", 1: "opened once, after the decision"}.get(
-        facts.test_reads, f"opened {facts.test_reads} times"
-    )
+    often = {0: "not opened", 1: "opened once, after the decision"}
+    said = often.get(facts.test_reads, f"opened {facts.test_reads} times")
+    if facts.test_rows is None:
+        return said
+    read, total = facts.test_rows
+    return f"on {read:,} of the {total:,} test rows; {said}"

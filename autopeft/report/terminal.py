@@ -114,6 +114,8 @@ def _lines(facts: Facts) -> list[str]:
     ]
     if sentence := flipped(facts):
         lines.append(f"rows:   {sentence}")
+    if facts.test_rows is not None:
+        lines.append(f"test:   only {facts.test_rows[0]:,} of the {facts.test_rows[1]:,} test rows were read")
     if facts.test_reads > 1:
         lines.append(f"test:   opened {facts.test_reads} times")
     return lines
