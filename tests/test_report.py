@@ -23,7 +23,7 @@ from autopeft.search.division import Division
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import spec_to_dict
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "wbr"}
 
 
 class Checked(HTMLParser):

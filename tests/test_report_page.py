@@ -34,6 +34,25 @@ SECTIONS = (
     "Run it again",
     "Environment",
 )
+BIDI = "\u202eevil\u202c \u05d0\u05d1\u05d2\n  x "
+
+
+class Hostile(WideSearch):
+    """Long and right-to-left labels, eval sets with long names, and long reasons."""
+
+    def add(self, type: str, /, later: float = 0.0, **data: Any) -> None:
+        if type == "trial_ended" and data["status"] == "stopped":
+            data["reason"] = "R" * 250
+        if type == "finished":
+            names = ["L" * 3000, BIDI, "a b " * 90]
+            score = {"recall": 0.5, "f1": 0.5}
+            classes = [{"label": name, "rows": 9, "winner": score, "opponent": score} for name in names]
+            sets = {name: {"rows": 9, "evaluated": 9, "winner": {"accuracy": 0.5}} for name in ("S" * 90, BIDI)}
+            more = {"slices": {"split": "test", "classes": classes}, "eval_sets": sets}
+            data["result"] = {**data["result"], **more}
+        super().add(type, later, **data)
+
+
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
 ERRORS = """<script>window.said = [];
 addEventListener('error', event => said.push(String(event.message)), true);
@@ -44,8 +63,8 @@ page.addEventListener('load', () => {
   const inner = page.contentDocument, found = {};
   inner.querySelectorAll('details').forEach(one => one.querySelector('summary').click());
   found.details = [...inner.querySelectorAll('details')].map(one => one.open && one.scrollHeight > 40);
-  const first = () => [...inner.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[4].textContent);
-  const head = inner.querySelectorAll('table.sortable th')[4];
+  const first = () => [...inner.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[1].textContent);
+  const head = inner.querySelectorAll('table.sortable th')[1];
   if (head) {
     head.click();
     found.down = first();
@@ -62,6 +81,10 @@ page.addEventListener('load', () => {
     return box.width > 0 && (box.left < around.left - 1 || box.right > around.right + 1);
   };
   found.cut = [...inner.querySelectorAll('svg text')].filter(outside).map(one => one.textContent);
+  found.hidden = [...inner.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth + 1)
+    .map(one => one.textContent.slice(0, 60));
+  const cells = [...inner.querySelectorAll('td')].map(one => one.getBoundingClientRect());
+  found.beyond = cells.filter(box => box.left < -1 || box.right > found.width + 1).length;
   found.errors = page.contentWindow.said;
   found.fetched = page.contentWindow.performance.getEntriesByType('resource').map(entry => entry.name);
   document.body.append(Object.assign(document.createElement('pre'), {textContent: 'FOUND' + JSON.stringify(found)}));
@@ -93,6 +116,8 @@ def test_the_report_can_be_clicked_through(tmp_path: Path, width: int) -> None:
     found = looked_at(tmp_path / "run", width)
     assert found["width"] == width
     assert found["scroll"] <= width, "something is wider than the page"
+    assert found["hidden"] == []
+    assert found["beyond"] == 0
     assert set(SECTIONS) <= set(found["sections"])
     assert found["details"]
     assert all(found["details"])
@@ -105,6 +130,18 @@ def test_the_report_can_be_clicked_through(tmp_path: Path, width: int) -> None:
     assert found["cut"] == []
     assert found["errors"] == []
     assert found["fetched"] == []
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_no_column_is_out_of_sight_whatever_the_content(tmp_path: Path, width: int) -> None:
+    Hostile(tmp_path / "run", name=BIDI).whole()
+    found = looked_at(tmp_path / "run", width)
+    assert "Classes" in found["sections"]
+    assert "Eval sets" in found["sections"]
+    assert found["scroll"] <= width
+    assert found["hidden"] == []
+    assert found["beyond"] == 0
+    assert found["errors"] == []
 
 
 @pytest.mark.parametrize("width", [420, 1280])
@@ -122,11 +159,11 @@ def test_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
     ExampleSearch(tmp_path / "run").whole()
     path = Path(report(tmp_path / "run"))
     # The page's own script, driven by a click at its end: the score column, largest first.
-    click = "<script>document.querySelectorAll('table.sortable th')[4].click()</script></body>"
+    click = "<script>document.querySelectorAll('table.sortable th')[1].click()</script></body>"
     path.write_text(path.read_text(encoding="utf-8").replace("</body>", click), encoding="utf-8")
     document = browse(tmp_path / "profile", path.as_uri(), "--dump-dom", OFFLINE, milliseconds=2_000)
-    table = document[document.index('class="sortable"') :]
-    order = [table.index(f"<td>{trial}</td>") for trial in ("t0007", "t0001", "t0000", "t0002", "t0003")]
+    table = document[document.index('class="sortable') :]
+    order = [table.index(f">{trial}</td>") for trial in ("t0007", "t0001", "t0000", "t0002", "t0003")]
     assert order == sorted(order)
 
 

@@ -173,7 +173,7 @@ def test_latency_is_named_above_a_tenth() -> None:
     assert "1.42 times with 1 rows" in made.words
     assert made.next_step.startswith("It cannot be merged")
     merged = latency("winner", {"1": 1.42}, mergeable=True)
-    assert merged.next_step.startswith("All its methods can be merged: search with --target merged")
+    assert merged.next_step.startswith("All its methods can be merged: where latency")
 
 
 def world(seed: int, count: int, gain: float, spread: float, noise: float = 0.002) -> tuple[Outlook, float]:

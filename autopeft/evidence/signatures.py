@@ -323,9 +323,9 @@ def latency(of: str, ratios: Mapping[str, Any] | None, *, mergeable: bool = Fals
     if max(measured.values()) <= SLOWER:
         return Signature("latency", of, False, words)
     step = (
-        "All its methods can be merged: search with --target merged, which costs no latency."
+        "All its methods can be merged: where latency matters, search with --target merged."
         if mergeable
-        else "It cannot be merged: search with --max-latency, or with --target merged, which passes over such methods."
+        else "It cannot be merged: where latency matters, search with --max-latency, or with --target merged."
     )
     return Signature("latency", of, True, f"Forward passes got slower than the bare base's: {shown}.", step)
 

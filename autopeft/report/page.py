@@ -88,21 +88,21 @@ def _comparison(facts: Facts) -> str:
     if not facts.contenders:
         return '<p class="quiet">Nothing to compare yet.</p>'
     heads = (
-        "", "method", f"validation {facts.metric}", "95 % interval", "seeds", _test_head(facts), "adapter", "head", "memory",
-        "latency x base",
+        "", f"validation {facts.metric}", "95 % interval", _test_head(facts), "method", "adapter", "memory",
+        "latency x base", "seeds", "head",
     )  # fmt: skip
     rows = [
         (
             contender.label + (" (taken)" if contender.taken else ""),
-            contender.methods or NOTHING,
             number(contender.validation),
             interval(contender) or NOTHING,
-            str(contender.seeds or NOTHING),
             number(contender.test),
+            contender.methods or NOTHING,
             count(contender.adapter_params) + share(contender.share, "", " (", ")"),
-            count(contender.head_params),
             size(contender.peak_bytes),
             latency(contender.latency),
+            str(contender.seeds or NOTHING),
+            count(contender.head_params),
         )
         for contender in facts.contenders
     ]

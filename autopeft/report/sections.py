@@ -19,8 +19,8 @@ def trials(facts: Facts) -> str:
     if not facts.trials:
         return '<p class="quiet">No trial has started yet.</p>'
     heads = (
-        "trial", "arm", "purpose", "status", facts.rung_metric, "methods", "parameters", "layers", "rate", "batch",
-        "rows", "loss", "memory", "busy", "reason",
+        "trial", facts.rung_metric, "status", "reason", "methods", "arm", "purpose", "parameters", "layers", "rate",
+        "batch", "rows", "loss", "memory", "busy",
     )  # fmt: skip
     counts = ", ".join(f"{many} {status}" for status, many in facts.counts.items() if many)
     return f"<p>{escape(counts)}. Click a heading to sort.</p>" + table(
@@ -32,11 +32,12 @@ def _trial(row: TrialRow) -> tuple[Cell, ...]:
     purpose = f"confirm, seed {row.seed}" if row.purpose == "confirm" else row.purpose
     return (
         row.trial,
+        (number(row.score), sortable(row.score)),
+        row.status,
+        row.reason or NOTHING,
+        row.methods,
         ARM_LABELS.get(row.arm, row.arm),
         purpose,
-        row.status,
-        (number(row.score), sortable(row.score)),
-        row.methods,
         (count(row.adapter_params), sortable(row.adapter_params)),
         row.layers or NOTHING,
         (f"{row.rate:.2g}", row.rate),
@@ -45,7 +46,6 @@ def _trial(row: TrialRow) -> tuple[Cell, ...]:
         (number(row.loss), sortable(row.loss)),
         (size(row.peak_bytes), sortable(row.peak_bytes)),
         (format_seconds(row.seconds), row.seconds),
-        row.reason or NOTHING,
     )
 
 

@@ -81,7 +81,7 @@ def _signatures(facts: Facts, opponent: bool) -> list[Step]:
     of = {"winner": "", "search": "", **({"baseline": "for tuned LoRA: "} if opponent else {})}
     told: dict[str, None] = {}
     for made in facts.advice:
-        if made.found and made.next_step and made.of in of:
+        if made.found and made.next_step and made.of in of and (made.of != "baseline" or made.name == "unstable_start"):
             step = made.next_step.rstrip(".")
             told[of[made.of] + step[0].lower() + step[1:]] = None
     return [Step(words) for words in told]

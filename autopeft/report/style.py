@@ -41,7 +41,8 @@ h3{font-size:1rem;margin:20px 0 4px}
 .wide{overflow-x:auto;margin:8px 0}
 table{border-collapse:collapse;font-size:.88rem;min-width:100%}
 th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:top}
-td:last-child{white-space:normal}.sortable td:last-child{min-width:20em}
+th{white-space:normal}td.words{white-space:normal;overflow-wrap:anywhere;min-width:7.5em}
+th:first-child,td:first-child{position:sticky;left:0;background:var(--paper)}.sortable{font-size:.8rem}
 th{color:var(--quiet);font-weight:600}.number{font-variant-numeric:tabular-nums}
 .taken td{font-weight:600}.sortable th{cursor:pointer}.sortable th[aria-sort]{color:var(--ink)}
 .bar{width:40%;min-width:80px}
@@ -57,7 +58,14 @@ svg{width:100%;max-width:760px;height:auto;display:block}
 .key i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:6px}
 .key i.rule{height:2px;border-radius:0;width:16px;vertical-align:middle}
 @media(max-width:560px){main{padding:16px 12px 48px}h1{font-size:1.3rem}.answer{padding:14px}
-dl{grid-template-columns:1fr}dd{margin-bottom:6px}svg text,.pair svg text{font-size:19px}svg .upright{display:none}}
+dl{grid-template-columns:1fr}dd{margin-bottom:6px}svg text,.pair svg text{font-size:19px}svg .upright{display:none}
+.cards,.cards tbody,.cards tr{display:block}.plain.cards thead{display:none}.sortable.cards thead{display:block}
+.sortable.cards thead tr{display:flex;flex-wrap:wrap;gap:0 6px}
+.cards tr{padding:6px 0;border-bottom:1px solid var(--rule)}
+.cards th{border:0}.cards td,td.words{min-width:0}
+.cards td{display:inline-block;max-width:100%;border:0;padding:0 14px 2px 0;white-space:normal}
+.cards td:first-child{display:block;font-weight:600;overflow-wrap:anywhere}
+.cards td:not(:first-child)::before{content:attr(data-head) " ";color:var(--quiet);font-weight:400}}
 @media print{.wide{overflow:visible}}
 """
 LIGHT = dict(re.findall(r"--(\w+):(#\w+)", STYLE.split("@media")[0]))

@@ -7,15 +7,18 @@ from html import escape
 
 from autopeft.report.contenders import Contender
 from autopeft.report.facts import Facts
+from autopeft.report.text import isolated
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
 NOTHING = "–"  # noqa: RUF001
 Cell = str | tuple[str, float]
 """What a cell shows, and for numbers what it is sorted by."""
+SHORT, LONGEST, FEW = 14, 300, 3
+"""Letters up to which a cell is one line, and above which it is cut; columns that fit any screen."""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], kind: str = "plain", marked: Sequence[int] = ()) -> str:
-    """A table that can be scrolled sideways.
+    """A table; on narrow screens one with many columns becomes a card for each row.
 
     Args:
         heads: Names of the columns.
@@ -26,16 +29,22 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], kind: str = "pla
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     lines: list[str] = []
     for index, row in enumerate(rows):
-        cells = "".join(_cell(cell) for cell in row)
+        cells = "".join(_cell(cell, name) for cell, name in zip(row, heads, strict=True))
         lines.append(f'<tr class="taken">{cells}</tr>' if index in marked else f"<tr>{cells}</tr>")
     body = "".join(lines)
+    kind += " cards" if len(heads) > FEW else ""
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, head: str) -> str:
+    named = f' data-head="{escape(head)}"'
     if isinstance(cell, tuple):
-        return f'<td class="number" data-value="{cell[1]!r}">{escape(cell[0])}</td>'
-    return f"<td>{escape(cell)}</td>"
+        return f'<td class="number" data-value="{cell[1]!r}"{named}>{escape(cell[0])}</td>'
+    if len(cell) <= SHORT:
+        return f"<td{named}>{isolated(cell)}</td>"
+    cut = cell if len(cell) <= LONGEST else f"{cell[:LONGEST]} ..."
+    # A mix of methods may be broken after each of them.
+    return f'<td class="words"{named}>{isolated(cut).replace("+", "+<wbr>")}</td>'
 
 
 def pairs(values: Mapping[str, str]) -> str:
