@@ -13,6 +13,7 @@ from autopeft.report.sections import again, budget, environment, losses, subject
 from autopeft.report.steps import steps_html
 from autopeft.report.style import FIGURES, SCRIPT, STYLE
 from autopeft.report.tables import NOTHING, count, interval, latency, limit, number, share, size, table
+from autopeft.report.text import isolated, visible
 from autopeft.report.worth import corrected, in_pieces, worth_section
 from autopeft.spec.amounts import format_seconds
 
@@ -50,9 +51,9 @@ def page(facts: Facts) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} – autopeft</title><style>{FIGURES}{STYLE}</style></head><body><main>"  # noqa: RUF001
-        f'<header><p class="quiet">autopeft</p><p class="name">{escape(title)}</p>'
-        f'<p class="quiet">{escape(about)}</p></header>{"".join(sections)}</main>'
+        f"<title>{escape(visible(title))} – autopeft</title><style>{FIGURES}{STYLE}</style></head><body><main>"  # noqa: RUF001
+        f'<header><p class="quiet">autopeft</p><p class="name">{isolated(title)}</p>'
+        f'<p class="quiet">{isolated(about)}</p></header>{"".join(sections)}</main>'
         f"<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -77,9 +78,9 @@ def _answer(facts: Facts) -> str:
         f'<span class="quiet">{escape(more)}</span></div>'
         for label, value, more in boxes
     )
-    detail = f"<p>{escape(facts.detail)}</p>" if facts.detail else ""
+    detail = f"<p>{isolated(facts.detail)}</p>" if facts.detail else ""
     return (
-        f'<section class="answer"><h1>{escape(facts.headline)}</h1>{detail}<div class="boxes">{cells}</div>'
+        f'<section class="answer"><h1>{isolated(facts.headline)}</h1>{detail}<div class="boxes">{cells}</div>'
         f"{steps_html(facts)}</section>"
     )
 

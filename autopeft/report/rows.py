@@ -8,6 +8,7 @@ from typing import Any
 
 from autopeft.report.contenders import ROLE_LABELS
 from autopeft.report.facts import Facts
+from autopeft.report.text import isolated
 
 SHOWN_CLASSES = 20
 NOTHING = "–"  # noqa: RUF001
@@ -71,7 +72,7 @@ def rows_section(facts: Facts, table: Callable[..., str]) -> str:
         )
     files: Mapping[str, str] = facts.result.get("predictions") or {}
     if files:
-        listed = ", ".join(escape(path) for path in files.values())
+        listed = ", ".join(map(isolated, files.values()))
         parts.append(f'<p class="quiet">Every prediction, without the texts: {listed}.</p>')
     body = "".join(parts)
     return f"<section>{body}</section>" if body else ""

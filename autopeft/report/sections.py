@@ -10,6 +10,7 @@ from typing import Any
 from autopeft.report.drawing import ARM_LABELS
 from autopeft.report.facts import Facts
 from autopeft.report.tables import NOTHING, Cell, count, limit, number, pairs, size, sortable, table
+from autopeft.report.text import isolated
 from autopeft.report.trials import TrialRow
 from autopeft.spec.amounts import format_seconds
 
@@ -104,16 +105,16 @@ def subject(facts: Facts) -> str:
         "base parameters": count(model.get("base_params")),
         "blocks": model.get("blocks"),
         "rows": rows,
-        "classes": ", ".join(map(str, task.get("label_names") or ())),
+        "classes": [str(name) for name in task.get("label_names") or ()],
         "longest row": task.get("max_length") and f"{task['max_length']} tokens",
         "space": space.get("name"),
         "methods": ", ".join(map(str, space.get("methods") or ())),
         "rungs": " / ".join(f"{rows:,}" for rows in facts.plan.get("rungs") or ()),
     }
-    notes = "".join(f"<li>{escape(note)}</li>" for note in facts.notes)
-    left_out = "".join(f"<li>{escape(name)}: {escape(str(why))}</li>" for name, why in facts.left_out.items())
+    notes = "".join(f"<li>{isolated(note)}</li>" for note in facts.notes)
+    left_out = "".join(f"<li>{isolated(name)}: {isolated(str(why))}</li>" for name, why in facts.left_out.items())
     return (
-        pairs({name: str(value) for name, value in told.items() if value})
+        pairs({name: value if isinstance(value, list) else str(value) for name, value in told.items() if value})
         + (f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
         + (f"<h3>Left out of the space</h3><ul>{left_out}</ul>" if left_out else "")
     )
@@ -123,7 +124,7 @@ def again(facts: Facts) -> str:
     """The command that repeats the search."""
     if facts.command is None:
         return "<p>Its data, space or strategy were given as Python values, so no command repeats it.</p>"
-    return f"<pre>{escape(facts.command)}</pre>"
+    return f"<pre>{isolated(facts.command)}</pre>"
 
 
 def environment(facts: Facts) -> str:

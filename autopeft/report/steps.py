@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from html import escape
 
 from autopeft.report.command import BUDGET_FLAGS
 from autopeft.report.facts import Facts
+from autopeft.report.text import isolated
 from autopeft.spec.amounts import format_at_least
 
 FAILURES = {
@@ -113,8 +113,8 @@ def steps_html(facts: Facts) -> str:
 
 
 def _html(step: Step) -> str:
-    words = escape(step.words[0].upper() + step.words[1:])
-    return f"{words}: <code>{escape(step.command)}</code>" if step.command else f"{words}."
+    words = isolated(step.words[0].upper() + step.words[1:])
+    return f"{words}: <code>{isolated(step.command)}</code>" if step.command else f"{words}."
 
 
 def steps_lines(facts: Facts) -> list[str]:

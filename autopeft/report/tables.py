@@ -47,9 +47,14 @@ def _cell(cell: Cell, head: str) -> str:
     return f'<td class="words"{named}>{isolated(cut).replace("+", "+<wbr>")}</td>'
 
 
-def pairs(values: Mapping[str, str]) -> str:
+def pairs(values: Mapping[str, str | Sequence[str]]) -> str:
     """Names and values, one below the other."""
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in values.items()) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{isolated(k)}</dt><dd>{_listed(v)}</dd>" for k, v in values.items()) + "</dl>"
+
+
+def _listed(value: str | Sequence[str]) -> str:
+    """One text, or several, each of which keeps its direction to itself."""
+    return ", ".join(map(isolated, [value] if isinstance(value, str) else value))
 
 
 def number(value: float | None) -> str:

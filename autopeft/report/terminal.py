@@ -14,6 +14,7 @@ from autopeft.report.contenders import Contender
 from autopeft.report.facts import Facts
 from autopeft.report.rows import evaluated, flipped
 from autopeft.report.steps import steps_lines
+from autopeft.report.text import visible
 from autopeft.report.worth import dropped
 from autopeft.spec.amounts import format_bytes, format_count, format_seconds
 
@@ -28,21 +29,21 @@ def render(facts: Facts, folder: str) -> RenderableType:
         folder: The run folder, for the last lines.
     """
     # Text, not markup: names of tasks and classes may hold brackets.
-    answer = Text(facts.headline, style="bold")
+    answer = Text(visible(facts.headline), style="bold")
     if facts.detail:
-        answer.append(f"\n{facts.detail}", style="not bold")
+        answer.append(f"\n{visible(facts.detail)}", style="not bold")
     parts: list[RenderableType] = [Panel(answer, border_style=STYLES[facts.state], padding=(0, 1))]
     if facts.contenders:
         parts.append(_comparison(facts))
-    parts += [Text(line) for line in (*steps_lines(facts), *_lines(facts), *advice_lines(facts))]
+    parts += [Text(visible(line)) for line in (*steps_lines(facts), *_lines(facts), *advice_lines(facts))]
     if facts.failures:
         parts.append(Text("failures:"))
         for cause, (number, words) in facts.failures.items():
-            parts.append(Text(f"  {number} x {cause}" + (f" ({words})" if words else "")))
+            parts.append(Text("  " + visible(f"{number} x {cause}" + (f" ({words})" if words else ""))))
     if facts.notes:
         parts.append(Text("notes:"))
-        parts += [Text(f"  {note}", style="dim") for note in facts.notes]
-    parts += [Text(line) for line in _places(facts, Path(folder))]
+        parts += [Text(f"  {visible(note)}", style="dim") for note in facts.notes]
+    parts += [Text(visible(line)) for line in _places(facts, Path(folder))]
     return Group(*parts)
 
 
