@@ -19,6 +19,7 @@ from autopeft.report import gather, report, summary
 from autopeft.report.axes import Axis
 from autopeft.report.command import command
 from autopeft.report.facts import Facts
+from autopeft.report.gallery import gallery
 from autopeft.search.division import Division
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import spec_to_dict
@@ -324,13 +325,23 @@ def test_the_share_of_the_budget_by_outcome_adds_up(tmp_path: Path) -> None:
     assert found.busy["failed"] == 5.0
 
 
-def test_progress_only_rises_and_starts_with_the_first_rung(tmp_path: Path) -> None:
-    ExampleSearch(tmp_path / "run").whole()
+def test_progress_is_that_of_the_trials_that_went_furthest(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run")
+    search.head()
+    early = search.configure(configuration("lora", 2), "space", 100)
+    trial = search.begin(early, "space")
+    search.rung(trial, 0, 1000, 0.95)
+    search.end(trial, "stopped", "so")
+    search.confirm(*search.explore())
     found = facts(tmp_path / "run")
     for curve in found.progress.values():
-        assert [score for _, score in curve] == sorted(score for _, score in curve)
         assert [used for used, _ in curve] == sorted(used for used, _ in curve)
-    assert [round(score, 2) for _, score in found.progress["space"]] == [0.81, 0.85, 0.88]
+    assert [round(score, 2) for _, score in found.progress["space"]] == [0.95, 0.85, 0.88], "0.95 was after 1,000 rows"
+    assert [round(score, 2) for _, score in found.progress["baseline"]] == [0.80, 0.84, 0.87]
+    drawn = gallery(found)["progress"]
+    assert "0.8850, mean of its finalist's fresh runs" in "".join(drawn.drawn)
+    assert "0.8720, mean of its finalist's fresh runs" in "".join(drawn.drawn)
+    assert "below the chart" not in drawn.note
 
 
 SPECS = [

@@ -11,21 +11,24 @@ from autopeft.report.drawing import Drawing, Points, colour, frame
 EMPTY = Drawing("", (), empty="No trial has reached a rung yet.")
 
 
-def progress_chart(curves: Mapping[str, Points], until: float, metric: str, labels: Mapping[str, str]) -> Drawing:
+def progress_chart(
+    curves: Mapping[str, Points], until: float, metric: str, labels: Mapping[str, str], ends: Mapping[str, float]
+) -> Drawing:
     """The best score so far against the time used, one stepped line for each arm.
 
     Args:
-        curves: Arm -> `(seconds, score)`, both rising.
+        curves: Arm -> `(seconds, score)`, the seconds rising.
         until: Seconds at the right end.
         metric: Name of the score.
         labels: Arm -> what the legend says.
+        ends: Arm -> mean of its finalist's fresh runs, where there are any.
     """
     scores = [score for curve in curves.values() for _, score in curve]
     if not scores:
         return EMPTY
     unit, name = (60.0, "minutes") if until >= 180 else (1.0, "seconds")
     horizontal = Axis(0.0, max(until, 1.0) / unit, LEFT, WIDTH - RIGHT)
-    vertical = score_axis(scores, clip=True)
+    vertical = score_axis([*scores, *ends.values()], clip=not ends)
     drawn = [frame(horizontal, vertical, f"{name} used", f"best {metric}")]
     for arm, curve in curves.items():
         path, last = "", 0.0
@@ -40,8 +43,14 @@ def progress_chart(curves: Mapping[str, Points], until: float, metric: str, labe
         if last < until:
             path += f"H{horizontal.place(until / unit):.1f}"
         drawn.append(f'<path class="line {colour(arm)}" d="{path}"/>')
+    for arm, mean in ends.items():
+        x, y = horizontal.place(until / unit), vertical.clipped(mean)
+        title = f"<title>{escape(labels.get(arm, arm))}: {mean:.4f}, mean of its finalist's fresh runs</title>"
+        drawn.append(f'<circle class="{colour(arm)} early" cx="{x:.1f}" cy="{y:.1f}" r="6">{title}</circle>')
     keys = tuple((colour(arm), labels.get(arm, arm)) for arm in curves)
-    return Drawing(f"Best {metric} so far against {name} used", drawn, keys, note=below(vertical).strip())
+    note = "The best of the trials that had gone furthest by then; its score may fall where one goes further."
+    note += " Hollow at the end: the mean of the finalist's fresh runs." * bool(ends)
+    return Drawing(f"Best {metric} so far against {name} used", drawn, keys, note=note + below(vertical))
 
 
 def rate_chart(

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from autopeft.report.charts import progress_chart, rate_chart
+from autopeft.report.contenders import by_role
 from autopeft.report.drawing import ARM_LABELS, Drawing
 from autopeft.report.facts import Facts
 from autopeft.report.figures.curves import curves_drawing
@@ -20,7 +21,7 @@ def gallery(facts: Facts) -> dict[str, Drawing]:
     """Name -> drawing, in the order of the page. Those without data say so."""
     metric, found = facts.rung_metric, facts.figures
     return {
-        "progress": progress_chart(facts.progress, facts.used, metric, ARM_LABELS),
+        "progress": progress_chart(facts.progress, facts.used, metric, ARM_LABELS, _ends(facts)),
         "lora-learning-rate": rates_drawing(found.rates, metric),
         "pareto-parameters": front_drawing(found.fronts, "adapter_params", metric),
         "pareto-memory": front_drawing(found.fronts, "bytes", metric),
@@ -30,6 +31,15 @@ def gallery(facts: Facts) -> dict[str, Drawing]:
         "learning-rates": rate_chart(facts.rates, metric, ARM_LABELS),
         "memory-predicted": forecast_drawing(found.forecast),
     }
+
+
+def _ends(facts: Facts) -> dict[str, float]:
+    """Arm -> mean of its finalist's fresh runs, where rungs are judged by the same metric."""
+    arms = {"baseline": "baseline", "challenger": "space"}
+    named = by_role(facts.contenders)
+    fresh = {arm: named[role] for role, arm in arms.items() if role in named and named[role].low is not None}
+    same = facts.metric == facts.rung_metric
+    return {arm: one.validation for arm, one in fresh.items() if one.validation is not None and same}
 
 
 def write_charts(facts: Facts, folder: Path) -> None:

@@ -56,15 +56,21 @@ def trial_row(log: SearchLog, trial: TrialLog) -> TrialRow:
 
 
 def progress(log: SearchLog) -> dict[str, list[tuple[float, float]]]:
-    """Arm -> `(seconds used, best score so far)`."""
+    """Arm -> `(seconds used, best score among those that had gone furthest by then)`.
+
+    Scores of an early rung are about fewer rows, so that one that goes further takes the place of all before it.
+    """
     reached = [(rung.used, trial, rung) for trial in log.trials.values() for rung in trial.rungs]
+    best: dict[str, tuple[int, float]] = {}
     curves: dict[str, list[tuple[float, float]]] = {}
     for used, trial, rung in sorted(reached, key=lambda point: point[0]):
         score = rung.metrics.get(log.rung_metric)
-        curve = curves.setdefault(trial.arm, [])
-        if score is not None and trial.purpose == "explore" and (not curve or score > curve[-1][1]):
-            curve.append((used, score))
-    return {arm: curve for arm, curve in curves.items() if curve}
+        if score is None or trial.purpose != "explore" or trial.status in ("failed", "infeasible"):
+            continue
+        if (rung.rung, score) > best.get(trial.arm, (-1, 0.0)):
+            best[trial.arm] = (rung.rung, score)
+            curves.setdefault(trial.arm, []).append((used, score))
+    return curves
 
 
 def rates(log: SearchLog) -> tuple[tuple[str, str, float, float, bool], ...]:
