@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from autopeft.report.drawing import Drawing
 from autopeft.report.figures.forecast import Forecast
 from autopeft.report.figures.front import fronts
 from autopeft.report.figures.importance import Importance, importance
-from autopeft.report.figures.places import places
+from autopeft.report.figures.places import Places, places, places_drawing
 from autopeft.report.figures.rates import LoraRates, RateCurve, lora_rates
 from autopeft.report.gallery import gallery
 from autopeft.report.page import page
@@ -93,9 +94,31 @@ def test_the_front_is_that_of_the_result(log: SearchLog) -> None:
     assert [point.hash for point in found.by("adapter_params")] == [point["hash"] for point in pareto(log)]
     assert {point.role for point in found.points if point.role} == {"baseline", "challenger"}
     winner = next(point for point in found.points if point.role == "challenger")
-    assert (winner.low, winner.high, winner.runs) == (0.866, 0.904, 3)
+    assert (winner.low, winner.high, winner.runs) == (0.866, 0.904, 2)
+    assert winner.score == 0.885, "the mean of the fresh runs, as everywhere else"
+    block = next(point for point in pareto(log) if point["hash"] == winner.hash)
+    assert (block["score"], block["runs"]) == (pytest.approx(0.885, abs=1e-4), 2)
     assert found.measured
     assert len(found.by("bytes")) == 1, "all took the same memory"
+
+
+def test_an_interval_of_another_metric_is_not_drawn(log: SearchLog) -> None:
+    other = copy.deepcopy(log)
+    assert other.finished is not None
+    for role in ("challenger", "baseline"):
+        other.finished["result"][role]["validation"]["metric"] = "f1"
+    points = [point for point in fronts(other).points if point.role]
+    assert len(points) == 2
+    assert all(point.low is None and point.high is None for point in points)
+    assert {round(point.score, 3) for point in points} == {0.885, 0.872}
+
+
+def test_a_cell_is_outlined_from_a_fifth_above_all_on() -> None:
+    def marked(good: int) -> bool:
+        found = Places(("lora",), ((0, 0),), 10, 10, 100, {("lora", 0): (good, 50)})
+        return "marked" in "".join(places_drawing(found).drawn)
+
+    assert [marked(good) for good in (5, 6, 7, 8)] == [False, False, True, True]
 
 
 def test_the_heat_map_counts_the_good_quarter_against_all(log: SearchLog) -> None:

@@ -14,14 +14,17 @@ def furthest(log: SearchLog) -> list[dict[str, Any]]:
         log: The journal, folded.
 
     Returns:
-        ``hash``, ``adapter_params``, ``score`` (the mean over its runs there) and ``runs``, the smallest first.
+        ``hash``, ``adapter_params``, ``score`` (the mean over its runs there; over its fresh ones alone where it
+        has any, as what chose it was partly luck) and ``runs``, the smallest first.
     """
     reached = [t for t in log.trials.values() if t.rungs and t.status not in ("failed", "infeasible")]
     top = max((t.rungs[-1].rung for t in reached), default=-1)
     scores: dict[str, list[float]] = {}
+    confirmed = {trial.hash for trial in reached if trial.purpose == "confirm" and trial.rungs[-1].rung == top}
     for trial in reached:
         score = trial.score(log.rung_metric)
-        if trial.rungs[-1].rung == top and score is not None and trial.hash in log.configurations:
+        lucky = trial.hash in confirmed and trial.purpose != "confirm"
+        if trial.rungs[-1].rung == top and score is not None and trial.hash in log.configurations and not lucky:
             scores.setdefault(trial.hash, []).append(score)
     points: list[dict[str, Any]] = [
         {

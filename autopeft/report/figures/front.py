@@ -24,7 +24,7 @@ class Worth:
         methods: Its method mix.
         adapter_params: Its adapter parameters.
         bytes: Its memory, or None.
-        score: Mean score over its runs.
+        score: Mean score over its runs; a finalist's over its fresh ones.
         runs: How many these are.
         role: Which finalist it is, or None.
         low: Lower end of a finalist's 95 % interval, or None.
@@ -90,8 +90,8 @@ def fronts(log: SearchLog) -> Fronts:
                 methods=describe(known.configuration).methods,
                 adapter_params=known.adapter_params,
                 bytes=peaks[known.hash] if measured else known.predicted_bytes,
-                score=point["score"],
-                runs=point["runs"],
+                score=interval.get("mean", point["score"]),
+                runs=interval.get("seeds", point["runs"]),
                 role=role,
                 low=interval.get("low"),
                 high=interval.get("high"),
@@ -153,4 +153,4 @@ def _note(points: Sequence[Worth]) -> str:
         return "One run each: the best of them were partly lucky."
     bars = "; bars are their 95 % intervals" if any(point.low is not None for point in points) else ""
     others = " The others ran once, so the best of them were partly lucky."
-    return f"Ringed: the finalists, by the mean of all their runs{bars}." + others * any(not p.role for p in points)
+    return f"Ringed: the finalists, by the mean of their fresh runs{bars}." + others * any(not p.role for p in points)

@@ -123,7 +123,7 @@ def places_drawing(found: Places | None) -> Drawing:
                 f"{method} in {where}: {good} of {found.good} good ones ({share:.0%}), "
                 f"{all_good} of {found.tried} tried ({tried:.0%})"
             )
-            marked = " marked" if share - tried >= MARGIN else ""
+            marked = " marked" if share - tried > MARGIN - 1e-9 else ""
             x = NAMES + column * step
             drawn.append(
                 f'<g><title>{escape(words)}</title><rect class="cell{marked}" x="{x + 2:.1f}" y="{top + 2}" '
