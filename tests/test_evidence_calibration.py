@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autopeft.evidence import error_rate
-from autopeft.evidence.calibration import FALSE_BETTER, NOT_TIES, REAL, SEARCHES, WHOLE
+from autopeft.evidence.calibration import FALSE_BETTER, NOT_TIES, REAL, SEARCHES, WHOLE, WITHIN
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 RESULTS = FOLDER / "verdict_error_rate.json"
@@ -37,6 +37,8 @@ def test_a_lead_of_three_points_is_found_and_a_margin_is_kept_by_whole_searches(
     within, lossy = measured["within"], measured["lossy"]
     assert within["outside"] <= 0.05 * within["verdicts"]["within"]
     assert within["saved"] > 0
+    assert WITHIN["within"] == (within["outside"], within["verdicts"]["within"])
+    assert WITHIN["lossy"] == (lossy["verdicts"]["within"], lossy["searches"])
     # There nothing but LoRA lies inside the margin.
     assert lossy["outside"] == lossy["verdicts"]["within"] <= 0.025 * lossy["searches"]
 

@@ -168,15 +168,33 @@ def test_the_limits_shown_are_those_of_now(tmp_path: Path) -> None:
     assert Division.from_dict(dict(found.plan)) == division()
 
 
-def test_how_often_such_a_verdict_errs_stands_beside_it(tmp_path: Path) -> None:
-    folder = verdict(ExampleSearch(tmp_path / "run"), "tie", "challenger")
-    said = (
-        r"\(Between equals, \d+ of 1,000 simulated verdicts with [\d,]+ validation rows and 2 seeds were better; "
-        r"\d+ of 200 whole simulated searches(, and \d+ of \d+ real ones)? did not end in a tie\.\)"
-    )
-    assert re.search(said, facts(folder).detail)
+@pytest.mark.parametrize(
+    ("name", "metric", "short", "said"),
+    [
+        ("tie", "accuracy", r"\d+ of 1,000 simulated ones", r"validation rows and 2 seeds were better\. Of 200 whole"),
+        ("within", "accuracy", r"0 of 200 simulated searches", r"nothing but LoRA keeps the margin, 0 ended so"),
+        ("better", "pearson", r"not known for pearson", r"simulated for shares of rows only"),
+    ],
+)
+def test_how_often_such_a_verdict_errs_stands_beside_it(
+    tmp_path: Path, name: str, metric: str, short: str, said: str
+) -> None:
+    folder = verdict(ExampleSearch(tmp_path / "run"), name, "challenger")
+    log = SearchLog.fold(read_journal(folder))
+    log.header["task"]["metric"] = metric
+    calibration = gather(log).calibration
+    assert calibration is not None
+    assert re.fullmatch(short, calibration[0])
+    assert re.search(said, calibration[1])
+
+
+def test_what_is_not_sure_has_no_rate(tmp_path: Path) -> None:
     unsure = verdict(ExampleSearch(tmp_path / "unsure"), "unconfirmed", "challenger")
-    assert "simulated" not in facts(unsure).detail
+    assert facts(unsure).calibration is None
+    assert "such a verdict" not in page(unsure).text + shown(unsure)
+    tie = verdict(ExampleSearch(tmp_path / "tie"), "tie", "challenger")
+    assert "How often such a verdict errs" in page(tie).text
+    assert "How often such a verdict errs" in shown(tie)
 
 
 @pytest.mark.parametrize(

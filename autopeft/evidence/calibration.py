@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["FALSE_BETTER", "NOT_TIES", "REAL", "SEARCHES", "WHOLE", "ErrorRate", "error_rate"]
+__all__ = ["FALSE_BETTER", "NOT_TIES", "REAL", "SEARCHES", "WHOLE", "WITHIN", "ErrorRate", "error_rate"]
 
 SEARCHES = 1000
 """Simulated searches behind each number."""
@@ -35,6 +35,9 @@ NOT_TIES: dict[str, int] = {
 }
 """Setting -> how many of `WHOLE` simulated searches between equal spaces ended otherwise than ``tie``. Made by
 ``benchmarks/search_error_rate.py``, which says what the settings are."""
+WITHIN: dict[str, tuple[int, int]] = {"within": (0, 31), "lossy": (0, 200)}
+"""How often ``within`` was wrong: of the verdicts ``within`` where it may be right, and of all searches where it cannot
+be. Made by ``benchmarks/search_error_rate.py``, which says what the settings are."""
 REAL: tuple[int, int] | None = None
 """Real searches of LoRA against LoRA: how many ended otherwise than ``tie``, and of how many; None until there are 20
 on record. Made by ``benchmarks/real_searches.py``."""

@@ -16,7 +16,7 @@ from autopeft.report.command import command
 from autopeft.report.contenders import Contender, by_role, contenders_of
 from autopeft.report.doubts import Doubt, doubts
 from autopeft.report.figures import Figures, figures
-from autopeft.report.headline import extended, headline
+from autopeft.report.headline import calibrated, extended, headline
 from autopeft.report.trials import TrialRow, busy, failures, progress, rates, summed, trial_row
 from autopeft.space.beside import BIASES_STAY, writes_base_biases
 from autopeft.space.configuration import Configuration
@@ -33,7 +33,7 @@ class Facts:
     Attributes:
         state: Whether the search runs, has ended, was interrupted by a signal, or its process died.
         headline: The answer in one sentence.
-        detail: The sentence that the evidence adds, or empty.
+        reason: The sentence that the evidence adds, or empty.
         metric: What decides.
         rung_metric: What rungs are compared by.
         contenders: What was compared, the taken one first.
@@ -68,12 +68,13 @@ class Facts:
         adapter: The folder of the winner's adapter, relative to the run folder, or None.
         simplified: Data of the latest ``simplified``, or None.
         result: What ``result.json`` holds; empty before the end.
+        calibration: How often such a verdict errs, in short and in sentences, or None.
         extended: Whether contenders, verdict and result are those of before it was given more.
     """
 
     state: State
     headline: str
-    detail: str
+    reason: str
     metric: str
     rung_metric: str
     contenders: tuple[Contender, ...]
@@ -109,6 +110,12 @@ class Facts:
     simplified: Mapping[str, Any] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
     extended: bool = False
+    calibration: tuple[str, str] | None = None
+
+    @property
+    def detail(self) -> str:
+        """What the evidence adds, and the cautions."""
+        return " ".join(text for text in (self.reason, *(f"Caution: {doubt.words}" for doubt in self.doubts)) if text)
 
 
 def gather(log: SearchLog, running: bool = False) -> Facts:
@@ -128,15 +135,15 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
     task = log.header.get("task", {})
     drawn = figures(log)
     cautions = doubts(past, contenders, drawn.rates)
-    sentence, detail = headline(past, state, by_role(contenders), cautions)
+    sentence, reason = headline(past, state, by_role(contenders), cautions)
     winner = ((log.finished or {}).get("result") or {}).get("winner")
     if past is not log:
         sentence, kept = extended(sentence, state, winner is not None)
-        detail = f"{kept} {detail}"
+        reason = f"{kept} {reason}"
     return Facts(
         state=state,
         headline=sentence,
-        detail=" ".join(text for text in (detail, *(f"Caution: {doubt.words}" for doubt in cautions)) if text),
+        reason=reason,
         metric=log.metric,
         rung_metric=log.rung_metric,
         contenders=contenders,
@@ -173,6 +180,7 @@ def gather(log: SearchLog, running: bool = False) -> Facts:
         command=command({**spec, "budget": budget, "eval_sets": _eval_sets(log)}),
         result=(past.finished or {}).get("result") or {},
         extended=past is not log,
+        calibration=calibrated(past),
     )
 
 

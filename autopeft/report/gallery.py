@@ -55,26 +55,24 @@ def write_charts(facts: Facts, folder: Path) -> None:
         half.replace(target)
 
 
-def sections(facts: Facts) -> list[tuple[str, str]]:
-    """`(title, HTML)` of the sections that are drawings."""
+def sections(facts: Facts) -> list[tuple[str, str, str]]:
+    """`(title, HTML, why it is empty)` of the sections that are drawings; one of the last two is empty."""
     drawn, found = gallery(facts), facts.figures
     size = drawn["pareto-parameters"].html()
     memory = drawn["pareto-memory"].html() if found.fronts.by("bytes") else ""
-    return [
-        ("Progress", drawn["progress"].html()),
-        ("LoRA's learning rate", _said(found.rates.sentence(), drawn["lora-learning-rate"])),
-        (
-            "Score against size and memory",
-            f'<div class="pair"><div>{size}</div><div>{memory}</div></div>' if memory else size,
-        ),
-        ("Which methods, in which blocks", drawn["layers-and-methods"].html()),
-        ("What mattered", _said(found.importance.sentence(), drawn["importance"])),
-        ("Learning curves", drawn["learning-curves"].html()),
-        ("Learning rates of all methods", drawn["learning-rates"].html()),
-        ("Predicted and measured", _said(found.forecast.sentences(), drawn["memory-predicted"])),
+    pair = f'<div class="pair"><div>{size}</div><div>{memory}</div></div>' if memory else size
+    made = [
+        ("Progress", "progress", drawn["progress"].html()),
+        ("LoRA's learning rate", "lora-learning-rate", _said(found.rates.sentence(), drawn["lora-learning-rate"])),
+        ("Score against size and memory", "pareto-parameters", pair),
+        ("Which methods, in which blocks", "layers-and-methods", drawn["layers-and-methods"].html()),
+        ("What mattered", "importance", _said(found.importance.sentence(), drawn["importance"])),
+        ("Learning curves", "learning-curves", drawn["learning-curves"].html()),
+        ("Learning rates of all methods", "learning-rates", drawn["learning-rates"].html()),
+        ("Predicted and measured", "memory-predicted", _said(found.forecast.sentences(), drawn["memory-predicted"])),
     ]
+    return [(title, "" if drawn[name].empty else html, drawn[name].empty) for title, name, html in made]
 
 
 def _said(sentence: str, drawing: Drawing) -> str:
-    """A sentence and its drawing; only the sentence where there is nothing to draw."""
-    return drawing.html() if drawing.empty else f"<p>{escape(sentence)}</p>{drawing.html()}"
+    return f"<p>{escape(sentence)}</p>{drawing.html()}"

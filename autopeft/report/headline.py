@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from autopeft.evidence import COUNTED, error_rate
+from autopeft.evidence.calibration import WITHIN
 from autopeft.journal import SearchLog
 from autopeft.report.doubts import Doubt
 
@@ -32,13 +33,12 @@ def headline(log: SearchLog, state: str, named: Mapping[str, Named], doubts: Seq
         doubts: Reasons for caution; the gravest stands in the sentence.
     """
     if log.verdict is not None:
-        adds = [text for text in (str(log.verdict.get("reason") or ""), calibrated(log)) if text]
         sentence = _verdict(log.verdict, named)
         if doubts:
             if doubts[0].name == "untrained":
                 sentence = sentence.replace(" a tuned LoRA", " the LoRA trained here")
             sentence = f"{sentence} But {doubts[0].short}."
-        return sentence, " ".join(adds)
+        return sentence, str(log.verdict.get("reason") or "")
     result = (log.finished or {}).get("result") or {}
     status = str((log.finished or {}).get("status") or "")
     said = str(result.get("message") or "")
@@ -74,19 +74,34 @@ def extended(sentence: str, state: str, replaced: bool) -> tuple[str, str]:
     return told, (best if replaced else kept) + ("" if state == "running" else " It goes on with --resume.")
 
 
-def calibrated(log: SearchLog) -> str:
-    """How often such a verdict errs; empty where that was not simulated."""
+def calibrated(log: SearchLog) -> tuple[str, str] | None:
+    """How often such a verdict errs, in short and in sentences; None where there is no verdict that could.
+
+    Args:
+        log: The journal, folded.
+    """
     verdict = log.verdict or {}
-    if log.metric not in COUNTED or verdict.get("name") == "unconfirmed":
-        return ""
+    if verdict.get("name") in (None, "unconfirmed"):
+        return None
+    if log.metric not in COUNTED:
+        told = f"This was simulated for shares of rows only ({', '.join(COUNTED)}), and is not known for {log.metric}."
+        return f"not known for {log.metric}", told
+    if verdict["name"] == "within":
+        (wrong, said), (lossy, searches) = WITHIN.values()
+        return (
+            f"{lossy} of {searches:,} simulated searches",
+            f"Of {searches:,} simulated searches in which nothing but LoRA keeps the margin, {lossy} ended so; and of "
+            f"{said} that ended so where smaller adapters are up to a point worse, {wrong} were wrong.",
+        )
     rate = error_rate(int(log.plan.get("final_evaluated") or 0), _seed_count(verdict.get("seeds")))
     if rate is None:
-        return ""
-    real = "" if rate.real is None else f", and {rate.real[0]} of {rate.real[1]} real ones"
+        return None
+    real = "" if rate.real is None else f" Of {rate.real[1]} real ones, {rate.real[0]} did not."
     return (
-        f"(Between equals, {rate.wrong} of {rate.searches:,} simulated verdicts with {rate.rows:,} validation rows and "
-        f"{rate.seeds} seeds were better; {rate.not_ties} of {rate.whole} whole simulated searches{real} did not end "
-        "in a tie.)"
+        f"{rate.wrong} of {rate.searches:,} simulated ones",
+        f"Where both were equally good, {rate.wrong} of {rate.searches:,} simulated verdicts with {rate.rows:,} "
+        f"validation rows and {rate.seeds} seeds were better. Of {rate.whole} whole simulated searches between equals, "
+        f"{rate.not_ties} did not end in a tie.{real}",
     )
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from html import escape
 
 from autopeft.report.advice import advice_section
-from autopeft.report.answer import difference
+from autopeft.report.answer import answer_section
 from autopeft.report.facts import Facts
 from autopeft.report.gallery import sections as drawings
 from autopeft.report.rows import rows_section
 from autopeft.report.sections import again, budget, environment, losses, subject, trials
-from autopeft.report.steps import steps_html
 from autopeft.report.style import FIGURES, SCRIPT, STYLE
-from autopeft.report.tables import NOTHING, count, interval, latency, limit, number, share, size, table
+from autopeft.report.tables import NOTHING, count, interval, latency, number, pairs, share, size, table
 from autopeft.report.text import isolated, visible
-from autopeft.report.worth import corrected, in_pieces, worth_section
-from autopeft.spec.amounts import format_seconds
+from autopeft.report.worth import corrected, worth_section
 
 STATES = {
     "running": "running",
@@ -33,19 +31,21 @@ def page(facts: Facts) -> str:
     """
     task, model = facts.header.get("task", {}), facts.header.get("model", {})
     title = str(task.get("name") or (facts.header.get("spec", {}).get("task") or {}).get("name") or "search")
+    drawn = drawings(facts)
     sections = [
-        _answer(facts),
+        answer_section(facts),
         _section("Comparison", _comparison(facts)),
         advice_section(facts),
         worth_section(facts, table),
         rows_section(facts, table),
-        *(_section(title, body) for title, body in drawings(facts)),
+        *(_section(title, body) for title, body, _ in drawn),
         _section("Trials", trials(facts)),
         _section("What became of the others", losses(facts)),
         _section("Budget", budget(facts)),
         _section("Task, model, space", subject(facts)),
         _section("Run it again", again(facts)),
         _section("Environment", environment(facts)),
+        _missing([(title, why) for title, _, why in drawn if why]),
     ]
     about = " · ".join(str(text) for text in (model.get("id"), task.get("kind"), STATES[facts.state]) if text)
     return (
@@ -58,36 +58,9 @@ def page(facts: Facts) -> str:
     )
 
 
-def _answer(facts: Facts) -> str:
-    taken = next((contender for contender in facts.contenders if contender.taken), None)
-    boxes: list[tuple[str, str, str]] = difference(facts)
-    if taken is not None:
-        boxes += [
-            (f"{facts.metric} on validation", number(taken.validation), interval(taken)),
-            (f"{facts.metric} on test", number(taken.test), _reads(facts)),
-            ("adapter parameters", count(taken.adapter_params), share(taken.share, " of the base")),
-            ("memory to train", size(taken.peak_bytes), _memory(facts)),
-        ]
-        if taken.latency:
-            worst = f"{max(taken.latency.values()):.2f} x base"
-            boxes.append(("latency", worst, latency(taken.latency)))
-    time = f"of {format_seconds(facts.limit)} allowed" if facts.limit else ""
-    boxes.append(("time", format_seconds(facts.used), time))
-    cells = "".join(
-        f'<div><span class="quiet">{escape(label)}</span><b>{escape(value)}</b>'
-        f'<span class="quiet">{escape(more)}</span></div>'
-        for label, value, more in boxes
-    )
-    detail = f"<p>{isolated(facts.detail)}</p>" if facts.detail else ""
-    return (
-        f'<section class="answer"><h1>{isolated(facts.headline)}</h1>{detail}<div class="boxes">{cells}</div>'
-        f"{steps_html(facts)}</section>"
-    )
-
-
 def _comparison(facts: Facts) -> str:
     if not facts.contenders:
-        return '<p class="quiet">Nothing to compare yet.</p>'
+        return ""
     heads = (
         "", f"validation {facts.metric}", "95 % interval", _test_head(facts), "method", "adapter", "memory",
         "latency x base", "seeds", "head",
@@ -113,24 +86,21 @@ def _comparison(facts: Facts) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _missing(left_out: list[tuple[str, str]]) -> str:
+    """What is not drawn, and why."""
+    if not left_out:
+        return ""
+    titles = ", ".join(title for title, _ in left_out)
+    return (
+        f"<section><details><summary>Not drawn, for lack of data: {escape(titles)}</summary>{pairs(dict(left_out))}"
+        "</details></section>"
+    )
 
 
 def _test_head(facts: Facts) -> str:
     if facts.test_rows is None:
         return "test"
     return f"test ({facts.test_rows[0]:,} of {facts.test_rows[1]:,} rows)"
-
-
-def _memory(facts: Facts) -> str:
-    way = in_pieces((facts.result.get("winner") or {}).get("execution"))
-    return ", ".join(text for text in (limit(facts, "max_memory"), way) if text)
-
-
-def _reads(facts: Facts) -> str:
-    often = {0: "not opened", 1: "opened once, after the decision"}
-    said = often.get(facts.test_reads, f"opened {facts.test_reads} times")
-    if facts.test_rows is None:
-        return said
-    read, total = facts.test_rows
-    return f"on {read:,} of the {total:,} test rows; {said}"

@@ -18,7 +18,7 @@ from autopeft.spec.amounts import format_seconds
 def trials(facts: Facts) -> str:
     """Every trial, to be sorted by a click."""
     if not facts.trials:
-        return '<p class="quiet">No trial has started yet.</p>'
+        return ""
     heads = (
         "trial", facts.rung_metric, "status", "reason", "methods", "arm", "purpose", "parameters", "layers", "rate",
         "batch", "rows", "loss", "memory", "busy",
@@ -65,7 +65,7 @@ def losses(facts: Facts) -> str:
             "<h3>Never trained</h3><p>Proposals whose prediction broke a limit.</p>"
             + table(("limit", "proposals"), rows)
         )
-    return "".join(parts) or '<p class="quiet">Nothing was stopped, failed or rejected.</p>'
+    return "".join(parts)
 
 
 def budget(facts: Facts) -> str:

@@ -23,9 +23,9 @@ circle.baseline.early{stroke:var(--baseline)}circle.incumbent.early{stroke:var(-
 
 STYLE = """
 :root{--ink:#1c2430;--quiet:#66707f;--paper:#fff;--soft:#f4f6f9;--rule:#dfe4ea;--space:#c2540a;--baseline:#2563a8;
---incumbent:#6b4fa0;--other:#66707f;color-scheme:light dark}
+--incumbent:#6b4fa0;--other:#66707f;--sure:#1d7a43;--unsure:#a8480a;color-scheme:light dark}
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--quiet:#98a2b0;--paper:#14181e;--soft:#1d232b;--rule:#323a45;
---space:#f0924e;--baseline:#76aeea;--incumbent:#b49be0;--other:#98a2b0}}
+--space:#f0924e;--baseline:#76aeea;--incumbent:#b49be0;--other:#98a2b0;--sure:#6fcf97;--unsure:#f0924e}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:24px 20px 64px}
@@ -38,6 +38,17 @@ h3{font-size:1rem;margin:20px 0 4px}
 .boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
 .boxes div{display:flex;flex-direction:column}.boxes b{font-size:1.35rem;font-variant-numeric:tabular-nums}
 .boxes span{font-size:.82rem}
+.boxes .lead{border-left:4px solid var(--space);padding-left:10px}.boxes .lead b{font-size:1.8rem}
+.badge{display:inline-block;border-radius:10px;padding:1px 10px;margin:0 6px 4px 0;font-size:.82rem;font-weight:600}
+.badge.sure{background:#1d7a4322;color:var(--sure)}.badge.tie{background:#66707f22;color:var(--quiet)}
+.badge.unsure{background:#b4530922;color:var(--unsure)}.caution{border-left:4px solid var(--unsure);padding-left:10px}
+.small,.answer details{font-size:.82rem}.answer details{margin-top:12px}.answer details p{margin:4px 0 0}
+.strip{display:grid;grid-template-columns:minmax(6em,max-content) 1fr max-content;gap:4px 12px;align-items:center}
+.strip .who,.strip .score{font-size:.88rem;overflow-wrap:anywhere}.strip .taken{font-weight:600}
+.strip .score{font-variant-numeric:tabular-nums}
+.track{position:relative;height:18px;border-bottom:1px solid var(--rule)}.track i{position:absolute}
+.track .bar{top:7px;height:4px;width:auto;min-width:0;opacity:.45;border-radius:2px}
+.track .point{top:3px;width:12px;height:12px;margin-left:-6px;border-radius:6px}
 .wide{overflow-x:auto;margin:8px 0}
 table{border-collapse:collapse;font-size:.88rem;min-width:100%}
 th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:top}
@@ -45,8 +56,8 @@ th{white-space:normal}td.words{white-space:normal;overflow-wrap:anywhere;min-wid
 th:first-child,td:first-child{position:sticky;left:0;background:var(--paper)}.sortable{font-size:.8rem}
 th{color:var(--quiet);font-weight:600}.number{font-variant-numeric:tabular-nums}
 .taken td{font-weight:600}.sortable th{cursor:pointer}.sortable th[aria-sort]{color:var(--ink)}
-.bar{width:40%;min-width:80px}
-.bar i{display:block;height:.8em;margin-top:.35em;background:var(--baseline);border-radius:2px}
+td.bar{width:40%;min-width:80px}
+td.bar i{display:block;height:.8em;margin-top:.35em;background:var(--baseline);border-radius:2px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;font-size:.9rem;margin:8px 0}
 dt{color:var(--quiet)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--soft);padding:12px;border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}

@@ -32,6 +32,8 @@ def render(facts: Facts, folder: str) -> RenderableType:
     answer = Text(visible(facts.headline), style="bold")
     if facts.detail:
         answer.append(f"\n{visible(facts.detail)}", style="not bold")
+    if facts.calibration is not None:
+        answer.append(f"\nHow often such a verdict errs: {facts.calibration[1]}", style="not bold dim")
     parts: list[RenderableType] = [Panel(answer, border_style=STYLES[facts.state], padding=(0, 1))]
     if facts.contenders:
         parts.append(_comparison(facts))
