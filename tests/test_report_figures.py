@@ -12,6 +12,7 @@ from wide_search import LORA, LORA_FULL, WideSearch
 
 from autopeft.catalogue import read
 from autopeft.journal import SearchLog, pareto, read_journal
+from autopeft.methods import METHODS
 from autopeft.report import gather, report
 from autopeft.report.answer import difference
 from autopeft.report.axes import Axis, score_axis
@@ -212,6 +213,17 @@ def test_the_first_screen_says_how_much_and_how_sure(
     assert (what, value) == ("lora+bias minus tuned LoRA", "+0.0130")
     assert said in sure
     assert difference(replace(gather(log), verdict=None)) == []
+
+
+def test_rates_of_all_methods_are_multiples_of_their_defaults(log: SearchLog) -> None:
+    found = gather(log).rates
+    assert len(found) == 21
+    lora = [times for arm, _, times, _, _ in found if arm == "baseline"]
+    assert lora == pytest.approx([rate / METHODS["lora"].rate.default for rate in LORA])
+    mix = next(times for _, methods, times, _, _ in found if methods == "lora+bias")
+    both = (1e-3 / METHODS["lora"].rate.default, 1e-3 / METHODS["bias"].rate.default)
+    assert mix == pytest.approx((both[0] * both[1]) ** 0.5)
+    assert "the default of its methods" in "".join(gallery(gather(log))["learning-rates"].drawn)
 
 
 def test_far_outliers_are_cut_only_where_that_shows_more() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 WIDTH, HEIGHT = 720, 300
-LEFT, RIGHT, TOP, BOTTOM = 72, 16, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 72, 16, 14, 56
 CLIP, SAVED = 3.0, 0.3
 """Scores that lie so many times as far below the best as the median does are cut, where that saves this share."""
 

@@ -59,7 +59,7 @@ def rate_chart(
     """Scores against learning rates on a log scale, one dot for each trial.
 
     Args:
-        points: `(arm, methods, learning rate, score, whether trained in full)`.
+        points: `(arm, methods, learning rate over the default, score, whether trained in full)`.
         metric: Name of the score.
         labels: Arm -> what the legend says.
     """
@@ -68,14 +68,21 @@ def rate_chart(
     rates = [rate for _, _, rate, _, _ in points]
     horizontal = Axis(min(rates) / 1.5, max(rates) * 1.5, LEFT, WIDTH - RIGHT, log=True)
     vertical = score_axis([score for _, _, _, score, _ in points], clip=True)
-    drawn = [frame(horizontal, vertical, "learning rate of the first method", f"last {metric}")]
+    drawn = [
+        frame(horizontal, vertical, "learning rate over the default of its methods", f"last {metric}", "{:.3g}".format)
+    ]
     for arm, methods, rate, score, full in points:
         hollow = "" if full else " early"
         drawn.append(
             f'<circle class="{colour(arm)}{hollow}" cx="{horizontal.place(rate):.1f}" '
             f'cy="{vertical.clipped(score):.1f}" r="5"><title>{escape(methods)}: {score:.4f} at {rate:.2g}'
-            f"{'' if full else ', stopped early'}</title></circle>"
+            f" times the default{'' if full else ', stopped early'}</title></circle>"
         )
     arms = dict.fromkeys(arm for arm, *_ in points)
     keys = tuple((colour(arm), labels.get(arm, arm)) for arm in arms)
-    return Drawing(f"{metric} against learning rate", drawn, keys, note="Hollow: stopped early." + below(vertical))
+    return Drawing(
+        f"{metric} against learning rate",
+        drawn,
+        keys,
+        note="Of a mix, the geometric mean over its methods. Hollow: stopped early." + below(vertical),
+    )

@@ -138,7 +138,7 @@ def frame(
         last = x
         lines.append(f'<text x="{x:.1f}" y="{bottom + 18:.0f}" text-anchor="middle">{escape(spell(value))}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    lines.append(f'<text x="{middle:.0f}" y="{bottom + 38:.0f}" text-anchor="middle">{escape(x_label)}</text>')
+    lines.append(f'<text x="{middle:.0f}" y="{bottom + 46:.0f}" text-anchor="middle">{escape(x_label)}</text>')
     upright = (vertical.start + vertical.end) / 2
     lines.append(
         f'<text class="upright" text-anchor="middle" transform="translate(17 {upright:.0f}) rotate(-90)">'

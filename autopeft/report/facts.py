@@ -39,7 +39,7 @@ class Facts:
         contenders: What was compared, the taken one first.
         trials: All trials, in the order in which they started.
         progress: Arm -> `(seconds used, best score so far)`.
-        rates: `(arm, methods, learning rate, last score, whether it was trained in full)`.
+        rates: `(arm, methods, learning rate over the default, last score, whether it was trained in full)`.
         counts: Status -> number of trials.
         failures: Cause -> `(number, an example's words)`.
         rejected: Limit -> number of proposals that broke it by prediction.

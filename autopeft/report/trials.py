@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from autopeft.journal import SearchLog, TrialLog, describe
+from autopeft.methods import METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,20 @@ def progress(log: SearchLog) -> dict[str, list[tuple[float, float]]]:
 
 
 def rates(log: SearchLog) -> tuple[tuple[str, str, float, float, bool], ...]:
-    """`(arm, methods, learning rate, last score, whether it was trained in full)` of the exploration."""
+    """Of the exploration `(arm, methods, learning rate, last score, whether it was trained in full)`.
+
+    Methods have rates of very different size: each counts as a multiple of its default, a mix by the geometric mean.
+    """
     points = []
     for trial in log.trials.values():
         known, score = log.configurations.get(trial.hash), trial.score(log.rung_metric)
         if known is None or score is None or trial.purpose != "explore":
             continue
         about = describe(known.configuration)
-        if about.rate > 0:
-            points.append((trial.arm, about.methods, about.rate, score, trial.status == "completed"))
+        times = [math.log(rate / METHODS[name].rate.default) for name, rate in about.rates.items() if name in METHODS]
+        if times:
+            middle = math.exp(sum(times) / len(times))
+            points.append((trial.arm, about.methods, middle, score, trial.status == "completed"))
     return tuple(points)
 
 
