@@ -139,6 +139,29 @@ def test_biases_that_plain_peft_does_not_take_back_are_said(tmp_path: Path) -> N
     assert "does not restore them" not in page(lora).text
 
 
+def test_the_terminal_names_who_scored_what_and_what_is_next(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run")
+    written = search.add
+
+    def add(type: str, /, later: float = 0.0, **data: Any) -> None:
+        if type == "finished":
+            scores = {"winner": {"accuracy": 0.91}, "challenger": {"accuracy": 0.91}, "baseline": {"accuracy": 0.82}}
+            data["result"] = {**data["result"], "eval_sets": {"web": {"rows": 600, "evaluated": 300, **scores}}}
+        written(type, later, **data)
+
+    search.add = add  # type: ignore[method-assign]
+    search.whole()
+    text = shown(tmp_path / "run", 200)
+    assert "web: accuracy on 300 of 600 rows: the winner 0.9100, tuned LoRA 0.8200 (decided nothing)" in text
+    assert "lora+bias minus tuned LoRA: +0.0130 accuracy (95 %: +0.0040 to +0.0220" in text
+    assert "sure:   not sure, LoRA hardly tuned" in text
+    assert "autopeft predict runs/first --input FILE" in text
+    heads = re.search("<th>eval set.*?</thead>", Path(report(tmp_path / "run")).read_text(encoding="utf-8"))
+    assert heads is not None
+    assert re.findall("<th>(.*?)</th>", heads[0]) == ["eval set", "rows", "winner&#x27;s accuracy", "tuned LoRA"]
+    assert "lora+bias" in shown(tmp_path / "run", 70).split("linear probe")[0].split("95 %", 2)[-1]
+
+
 def test_only_broken_limits_count_as_broken_limits(tmp_path: Path) -> None:
     search = ExampleSearch(tmp_path / "run").whole()
     constraints = [record.data["constraint"] for record in search.journal.records if record.type == "rejected"]

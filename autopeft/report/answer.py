@@ -64,7 +64,7 @@ def answer_section(facts: Facts) -> str:
     )
     return (
         f'<section class="answer">{f"<p>{marks}</p>" if marks else ""}<h1>{isolated(facts.headline)}</h1>{reason}'
-        f'{strip(facts)}{cautions}<div class="boxes">{boxes}</div>{steps_html(facts)}{rate}</section>'
+        f'{strip(facts)}{cautions}{steps_html(facts)}<div class="boxes">{boxes}</div>{rate}</section>'
     )
 
 

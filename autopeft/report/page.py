@@ -19,7 +19,7 @@ STATES = {
     "running": "running",
     "ended": "ended",
     "interrupted": "interrupted",
-    "died": "ended without a result",
+    "died": "broke off",
 }
 
 

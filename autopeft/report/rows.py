@@ -52,6 +52,16 @@ def evaluated(facts: Facts) -> list[tuple[str, ...]]:
     return lines
 
 
+def evaluated_lines(facts: Facts) -> list[str]:
+    """The same as sentences for a terminal: who scored what."""
+    names = ["the winner", *(ROLE_LABELS[role] for role in _roles(facts))]
+    lines = []
+    for name, rows, *scores in evaluated(facts):
+        told = ", ".join(f"{who} {score}" for who, score in zip(names, scores, strict=True) if score != NOTHING)
+        lines.append(f"{name}: {facts.metric} on {rows} rows: {told or 'not known'} (decided nothing)")
+    return lines
+
+
 def rows_section(facts: Facts, table: Callable[..., str]) -> str:
     """The sections about rows; empty before the end, and where there is nothing to say.
 
@@ -100,9 +110,10 @@ def _classes(facts: Facts, table: Callable[..., str]) -> str:
 
 
 def _roles(facts: Facts) -> list[str]:
-    """Those that some eval set has scores of."""
+    """Those beside the winner that some eval set has scores of."""
     sets: Mapping[str, Mapping[str, Any]] = facts.result.get("eval_sets") or {}
-    return [role for role in ROLE_LABELS if any(found.get(role) for found in sets.values())]
+    taken = (facts.result.get("winner") or {}).get("role")
+    return [role for role in ROLE_LABELS if role != taken and any(found.get(role) for found in sets.values())]
 
 
 def _p_value(value: float) -> str:

@@ -34,7 +34,7 @@ h1{font-size:1.7rem;line-height:1.25;margin:0 0 8px;overflow-wrap:anywhere}
 h2{font-size:1.15rem;margin:40px 0 8px;padding-bottom:4px;border-bottom:1px solid var(--rule)}
 h3{font-size:1rem;margin:20px 0 4px}
 .answer{background:var(--soft);border-radius:8px;padding:20px;margin-top:16px}.answer p{margin:0 0 12px}
-.next{margin:16px 0 0}.next code{overflow-wrap:anywhere}.next ol{margin:2px 0 0;padding-left:22px}
+.next{margin:14px 0 18px}.next code{overflow-wrap:anywhere}.next ol{margin:2px 0 0;padding-left:22px}
 .boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
 .boxes div{display:flex;flex-direction:column}.boxes b{font-size:1.35rem;font-variant-numeric:tabular-nums}
 .boxes span{font-size:.82rem}
@@ -70,6 +70,7 @@ svg{width:100%;max-width:760px;height:auto;display:block}
 .key i.rule{height:2px;border-radius:0;width:16px;vertical-align:middle}
 @media(max-width:560px){main{padding:16px 12px 48px}h1{font-size:1.3rem}.answer{padding:14px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}svg text,.pair svg text{font-size:19px}svg .upright{display:none}
+.strip{grid-template-columns:minmax(5em,8em) 1fr max-content}
 .cards,.cards tbody,.cards tr{display:block}.plain.cards thead{display:none}.sortable.cards thead{display:block}
 .sortable.cards thead tr{display:flex;flex-wrap:wrap;gap:0 6px}
 .cards tr{padding:6px 0;border-bottom:1px solid var(--rule)}

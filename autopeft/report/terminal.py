@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.report.advice import advice_lines
+from autopeft.report.answer import badges, difference
 from autopeft.report.contenders import Contender
 from autopeft.report.facts import Facts
-from autopeft.report.rows import evaluated, flipped
+from autopeft.report.rows import evaluated_lines, flipped
 from autopeft.report.steps import steps_lines
 from autopeft.report.text import visible
 from autopeft.report.worth import dropped
@@ -30,14 +31,18 @@ def render(facts: Facts, folder: str) -> RenderableType:
     """
     # Text, not markup: names of tasks and classes may hold brackets.
     answer = Text(visible(facts.headline), style="bold")
-    if facts.detail:
-        answer.append(f"\n{visible(facts.detail)}", style="not bold")
+    for text in (facts.reason, *(f"Caution: {doubt.words}" for doubt in facts.doubts)):
+        if text:
+            answer.append(f"\n{visible(text)}", style="not bold")
     if facts.calibration is not None:
         answer.append(f"\nHow often such a verdict errs: {facts.calibration[1]}", style="not bold dim")
     parts: list[RenderableType] = [Panel(answer, border_style=STYLES[facts.state], padding=(0, 1))]
     if facts.contenders:
         parts.append(_comparison(facts))
-    parts += [Text(visible(line)) for line in (*steps_lines(facts), *_lines(facts), *advice_lines(facts))]
+    parts += [
+        Text(visible(line))
+        for line in (*_differences(facts), *steps_lines(facts), *_lines(facts), *advice_lines(facts))
+    ]
     if facts.failures:
         parts.append(Text("failures:"))
         for cause, (number, words) in facts.failures.items():
@@ -47,6 +52,13 @@ def render(facts: Facts, folder: str) -> RenderableType:
         parts += [Text(f"  {visible(note)}", style="dim") for note in facts.notes]
     parts += [Text(visible(line)) for line in _places(facts, Path(folder))]
     return Group(*parts)
+
+
+def _differences(facts: Facts) -> list[str]:
+    """How large the difference is, and how sure."""
+    marks = ", ".join(words for _, words in badges(facts))
+    lines = [f"{name}: {value} {facts.metric} ({more})" for name, value, more in difference(facts)]
+    return [*lines, *([f"sure:   {marks}"] if marks else [])]
 
 
 def _places(facts: Facts, folder: Path) -> list[str]:
@@ -64,7 +76,7 @@ def _places(facts: Facts, folder: Path) -> list[str]:
 def _comparison(facts: Facts) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    table.add_column("method")
+    table.add_column("method", overflow="fold", min_width=10)
     for name in (facts.metric, "95 %", "test", "params", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
     for contender in facts.contenders:
@@ -106,8 +118,7 @@ def _lines(facts: Facts) -> list[str]:
         lines.append("busy:   " + ", ".join(f"{seconds / total:.0%} {outcome}" for outcome, seconds in shares))
     if facts.figures.rates.curves:
         lines.append(f"LoRA:   {facts.figures.rates.sentence()}")
-    for name, rows, *scores in evaluated(facts):
-        lines.append(f"{name}: {facts.metric} {scores[0]} on {rows} rows (decided nothing)")
+    lines += evaluated_lines(facts)
     if sentence := dropped(facts):
         lines.append(f"parts:  {sentence}")
     lines += [
