@@ -162,6 +162,27 @@ def test_the_terminal_names_who_scored_what_and_what_is_next(tmp_path: Path) -> 
     assert "lora+bias" in shown(tmp_path / "run", 70).split("linear probe")[0].split("95 %", 2)[-1]
 
 
+def test_the_classes_that_the_winner_does_worst_on_come_first(tmp_path: Path) -> None:
+    search = ExampleSearch(tmp_path / "run")
+    written = search.add
+    recalls = {"zeta": (0.9, 50), "bad, few": (0.2, 5), "gamma": (0.5, 30), "bad, many": (0.2, 40)}
+
+    def add(type: str, /, later: float = 0.0, **data: Any) -> None:
+        if type == "finished":
+            classes = [
+                {"label": name, "rows": rows, "winner": {"recall": recall, "f1": 0.5}, "opponent": None}
+                for name, (recall, rows) in recalls.items()
+            ]
+            data["result"] = {**data["result"], "slices": {"split": "test", "classes": classes}}
+        written(type, later, **data)
+
+    search.add = add  # type: ignore[method-assign]
+    search.whole()
+    text = page(tmp_path / "run").text
+    places = [text.index(name) for name in ("bad, many", "bad, few", "gamma", "zeta")]
+    assert places == sorted(places)
+
+
 def test_only_broken_limits_count_as_broken_limits(tmp_path: Path) -> None:
     search = ExampleSearch(tmp_path / "run").whole()
     constraints = [record.data["constraint"] for record in search.journal.records if record.type == "rejected"]
