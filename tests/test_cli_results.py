@@ -90,8 +90,8 @@ def predictor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Predictor:
     made = Predictor()
     (tmp_path / "journal.jsonl").touch()
 
-    def load(folder: Path, model: str | None = None) -> Predictor:
-        assert (Path(folder), model) == (tmp_path, "moved")
+    def load(folder: Path, model: str | None = None, *, adapter: str) -> Predictor:
+        assert (Path(folder), model, adapter) == (tmp_path, "moved", "winner")
         return made
 
     monkeypatch.setattr(importlib.import_module("autopeft.search"), "load", load)
