@@ -13,7 +13,7 @@ command line, on MiniLM with two workers, on rows of its own: train and validati
   placement leads by far more than three points.
 
 One line per search goes to ``results/real_searches.jsonl``; searches on record are not repeated. When all 20 of the
-first two kinds are there, `autopeft.evidence.calibration.REAL` says how many did not end in a tie.
+first two kinds are there, `autopeft.evidence.calibration.REAL` counts them.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ NOT_TIES: dict[str, int] = {
 WITHIN: dict[str, tuple[int, int]] = {"within": (0, 31), "lossy": (0, 200)}
 """How often ``within`` was wrong: of the verdicts ``within`` where it may be right, and of all searches where it cannot
 be. Made by ``benchmarks/search_error_rate.py``, which says what the settings are."""
-REAL: tuple[int, int] | None = None
-"""Real searches of LoRA against LoRA: how many ended otherwise than ``tie``, and of how many; None until there are 20
-on record. Made by ``benchmarks/real_searches.py``."""
+REAL: tuple[int, int, int] | None = None
+"""Real searches of LoRA against LoRA: how many ended ``better`` or ``worse``, how many had no time for a verdict
+(``unconfirmed``), and of how many; None until there are 20 on record. Made by ``benchmarks/real_searches.py``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class ErrorRate:
         seeds: Seeds of each finalist there.
         not_ties: How many whole simulated searches between equals ended otherwise than ``tie``, in the worst setting.
         whole: Of how many.
-        real: The same of real searches, and of how many; None until they were run.
+        real: Of real searches, how many ended ``better`` or ``worse``, without a verdict, and of how many; or None.
     """
 
     wrong: int
@@ -63,7 +63,7 @@ class ErrorRate:
     seeds: int
     not_ties: int
     whole: int
-    real: tuple[int, int] | None
+    real: tuple[int, int, int] | None
 
 
 def error_rate(rows: int, seeds: int) -> ErrorRate | None:

@@ -96,7 +96,10 @@ def calibrated(log: SearchLog) -> tuple[str, str] | None:
     rate = error_rate(int(log.plan.get("final_evaluated") or 0), _seed_count(verdict.get("seeds")))
     if rate is None:
         return None
-    real = "" if rate.real is None else f" Of {rate.real[1]} real ones, {rate.real[0]} did not."
+    real = ""
+    if rate.real is not None:
+        wrong, silent, searches = rate.real
+        real = f" Of {searches} real ones, {wrong} ended better or worse, and {silent} had no time for a verdict."
     return (
         f"{rate.wrong} of {rate.searches:,} simulated ones",
         f"Where both were equally good, {rate.wrong} of {rate.searches:,} simulated verdicts with {rate.rows:,} "
