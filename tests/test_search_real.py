@@ -177,6 +177,7 @@ def test_resume_refuses_another_search(
     assert field in {problem.field for problem in error.value.problems}
 
 
+@pytest.mark.slow
 def test_a_data_frame_and_a_regression(minilm: Path, tmp_path: Path) -> None:
     words = {"awful": -2.0, "poor": -1.0, "fine": 1.0, "superb": 2.0}
     things = ["film", "play", "book", "song", "meal", "trip", "talk", "game"]
@@ -268,6 +269,7 @@ def test_adapters_in_use_today_are_compared(
         run(options(minilm, tiny_reviews, tmp_path / "none", incumbent=str(tiny_reviews)))
 
 
+@pytest.mark.slow
 def test_infeasible_names_what_would_do(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     with pytest.raises(autopeft.NothingFeasible) as error:
         run(options(minilm, tiny_reviews, tmp_path / "run", budget={"max_adapter_params": 3}))

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from autopeft.search.state import Field, Rules
 from autopeft.space.configuration import Configuration
 from autopeft.space.execution import PLAIN, Execution
 from autopeft.spec import Budget
-from autopeft.strategy.jobs import Evaluate, Probe, Train
+from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
 from autopeft.testing.searches import field_of
 from autopeft.testing.worlds import SyntheticWorld, by_method
 
@@ -470,6 +471,28 @@ def test_until_decided_saves_seeds(tmp_path: Path) -> None:
     log = Bench(tmp_path / "run", world, Budget(max_time=3000.0), **options).run()
     assert log.verdict["name"] == "better"
     assert log.verdict["seeds"] < len(log.finalists["seeds"])
+
+
+class Uneven(SyntheticWorld):
+    """One method takes three times as long as what the planner knows of its parts would say."""
+
+    def outcome(self, job: Job, folder: str) -> Outcome | None:
+        made = super().outcome(job, folder)
+        if made is None or not isinstance(job, Train) or "parallel" not in job.configuration.methods:
+            return made
+        slower = 2 * made.train_seconds
+        return replace(made, seconds=made.seconds + slower, train_seconds=made.train_seconds + slower)
+
+
+@pytest.mark.parametrize("seconds", [240.0, 300.0, 480.0, 900.0])
+def test_finalists_of_unequal_length_get_their_seeds_in_time(tmp_path: Path, seconds: float) -> None:
+    world = Uneven(by_method({"lora": 0.84, "parallel": 0.9, "serial": 0.7}), rows=1000)
+    log = Bench(tmp_path / "run", world, Budget(max_adapter_params=0.01, max_time=seconds)).run()
+    assert log.used <= 1.05 * seconds + 15
+    assert log.verdict["name"] != "unconfirmed"
+    for role in ("baseline", "challenger"):
+        runs = [t for t in log.of_configuration(log.finalists[role], "confirm") if t.status == "completed"]
+        assert len(runs) == len(log.finalists["seeds"]) >= 2
 
 
 def test_a_race_of_seeds_ends_early_only_at_a_higher_confidence(

@@ -196,8 +196,20 @@ class State:
         """Expected seconds of a job: training, and the evaluation at its end."""
         division = self.division
         evaluated = division.final_evaluated if final else division.rung_evaluated
-        train = self.field.costs.predict(self.configuration(hash), rows, execution=self.execution(hash))
+        own = self._own_rate(hash)
+        if own is None:
+            train = self.field.costs.predict(self.configuration(hash), rows, execution=self.execution(hash))
+        else:
+            train = rows * own
         return train + (self.evaluation_seconds(evaluated) if final else evaluated * division.speed.evaluate)
+
+    def _own_rate(self, hash: str) -> float | None:
+        """Seconds per row that training this very configuration has taken; None before it has run."""
+        rows, seconds = 0, 0.0
+        for trial in self.ledger.log.of_configuration(hash):
+            rows += trial.rows
+            seconds += sum(rung.train_seconds for rung in trial.rungs)
+        return seconds / rows if rows and seconds > 0 else None
 
     def evaluation_seconds(self, rows: int) -> float:
         """Expected seconds of a whole evaluation, generated answers included."""

@@ -32,6 +32,10 @@ class Confirm:
             reason = "there was no time left to run it again"
             state.ledger.write("trial_ended", trial=trial, status="stopped", reason=reason, detail=None)
         pending = state.finals.pending(until_decided=state.rules.until_decided)
+        if state.division.confirm_until is not None and not state.rules.until_decided:
+            # The longest first: so it was planned, and so all of them end soonest. The front comes after the finalists.
+            front = set(state.finals.front())
+            pending.sort(key=lambda run: (run[1] in front, -self._seconds(run[1])))
         for arm, hash, seed in pending:
             if self._fits(hash):
                 return self._trainer.begin(state.configuration(hash), arm, "confirm", seed, 0, slot)
