@@ -111,7 +111,6 @@ def build_result(
         winner = {**blocks[takes], "adapter_path": "winner", "role": takes}
     counts = log.counts
     rejected = sum(r["constraint"] == "max_memory" for r in log.rejected)
-    busy = {arm: sum(t.seconds for t in log.trials.values() if t.arm == arm) for arm in arms}
     probes = log.probes
     rows = FinalRows(ledger)
     return {
@@ -139,18 +138,7 @@ def build_result(
             "infeasible": counts["infeasible"] + rejected,
             "failed": counts["failed"],
         },
-        "budget": {
-            "limits": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
-            "used": {
-                "seconds": ledger.used,
-                "compute_seconds": sum(busy.values()),
-                "trials": sum(t.purpose == "explore" for t in log.trials.values()),
-                "adapter_params": None if winner is None else winner["adapter_params"],
-                "peak_bytes": None if winner is None else winner["peak_bytes"],
-            },
-            "device_seconds": {"baseline": busy["baseline"], "space": busy["space"]},
-            "division": dict(log.plan),
-        },
+        "budget": _budget(ledger, budget, winner),
         "wall_seconds": ledger.used,
         "test_reads": len(log.test_opened),
         "test_looks": _looks(log),
@@ -165,6 +153,25 @@ def build_result(
             *log.notes,
             *([BIASES_STAY] if winner is not None and winner["writes_base_biases"] else []),
         ],
+    }
+
+
+def _budget(ledger: Ledger, budget: Budget, winner: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What was allowed, what was used, and how it was divided."""
+    log = ledger.log
+    trials = log.trials.values()
+    busy = {arm: sum(trial.seconds for trial in trials if trial.arm == arm) for arm in ("baseline", "space")}
+    return {
+        "limits": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
+        "used": {
+            "seconds": ledger.used,
+            "compute_seconds": sum(busy.values()),
+            "trials": sum(trial.purpose == "explore" for trial in trials),
+            "adapter_params": None if winner is None else winner["adapter_params"],
+            "peak_bytes": None if winner is None else winner["peak_bytes"],
+        },
+        "device_seconds": busy,
+        "division": dict(log.plan),
     }
 
 
