@@ -55,6 +55,23 @@ class Gathered:
     raw: RawData
     tokenizer: Any
 
+    def with_model(self, **rest: Any) -> Prepared:
+        """A search over what was read.
+
+        Args:
+            rest: The fields of `Prepared` that depend on the model.
+        """
+        return Prepared(
+            spec=self.spec,
+            raw=self.raw,
+            tokenizer=self.tokenizer,
+            space=self.space,
+            baseline=resolve(catalogue.read("spaces", BASELINE_SPACE)),
+            strategy=self.strategy,
+            heads=heads_of(self.spec, self.raw.kind),
+            **rest,
+        )
+
 
 def gather(spec: SearchSpec, tokenizer: Callable[[], Any]) -> Gathered:
     """Read and check everything but the model.
@@ -114,17 +131,10 @@ def prepare(spec: SearchSpec) -> Prepared:
             share = f"{memory_limit / 2**30:.1f} GiB"
             told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]
     attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
-    return Prepared(
-        spec=spec,
-        raw=raw,
+    return gathered.with_model(
         data=data,
         text=plan_of(raw, data, tokenizer),
-        tokenizer=tokenizer,
         base=base,
-        space=gathered.space,
-        baseline=resolve(catalogue.read("spaces", BASELINE_SPACE)),
-        strategy=gathered.strategy,
-        heads=heads_of(spec, raw.kind),
         gpu=gpu,
         precision=precision,
         attention=attention,

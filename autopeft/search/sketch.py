@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopeft import catalogue
 from autopeft.compose.base import Attention, DType, load_tokenizer, model_positions
 from autopeft.compose.identity import TOKENIZER_FILES, config_alone
 from autopeft.compose.planned import planned_base, unbuildable
@@ -12,9 +11,8 @@ from autopeft.data.encode import encode, plan_of
 from autopeft.data.estimate import estimate
 from autopeft.data.plan import TextPlan
 from autopeft.errors import InputError
-from autopeft.search.prepare import LONG_ROWS, gather, heads_of, on_gpus, precision_here
-from autopeft.search.prepared import BASELINE_SPACE, Prepared
-from autopeft.space import resolve
+from autopeft.search.prepare import LONG_ROWS, gather, on_gpus, precision_here
+from autopeft.search.prepared import Prepared
 from autopeft.spec import SearchSpec
 
 
@@ -46,17 +44,10 @@ def sketch(spec: SearchSpec, device_tflops: float | None = None) -> Prepared:
     notes = [*raw.notes, *told, f"the frozen base would compute in {precision} with {attention} attention"]
     if spec.incumbent is not None:
         notes.append("The incumbent is not looked at: that needs the weights of its base.")
-    prepared = Prepared(
-        spec=spec,
-        raw=raw,
+    prepared = gathered.with_model(
         data=data,
         text=text,
-        tokenizer=tokenizer,
         base=base,
-        space=gathered.space,
-        baseline=resolve(catalogue.read("spaces", BASELINE_SPACE)),
-        strategy=gathered.strategy,
-        heads=heads_of(spec, raw.kind),
         gpu=gpu,
         precision=precision,
         attention=attention,
