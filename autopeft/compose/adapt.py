@@ -101,12 +101,8 @@ class AdaptedModel(nn.Module):
         Returns:
             `[batch, labels]` float32; for language models `[batch, length, vocabulary]`.
         """
-        kwargs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self._takes_types and token_type_ids is not None:
-            kwargs["token_type_ids"] = token_type_ids
+        kwargs = self.inputs(input_ids, attention_mask, token_type_ids)
         if self.carrier.head == "lm":
-            if self._takes_cache:
-                kwargs["use_cache"] = False
             logits = self.model(**kwargs).logits
             # Whoever selects positions before the output layer gets `[positions, vocabulary]`.
             return logits[:, self.virtual_tokens :] if logits.ndim == 3 else logits
@@ -114,6 +110,17 @@ class AdaptedModel(nn.Module):
         if self.head is None:
             return output.logits.float()
         return self.classify(self.pool(output.last_hidden_state[:, self.virtual_tokens :], attention_mask))
+
+    def inputs(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None
+    ) -> dict[str, Any]:
+        """The keyword arguments that the transformers model is called with."""
+        kwargs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._takes_types and token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
+        if self.carrier.head == "lm" and self._takes_cache:
+            kwargs["use_cache"] = False
+        return kwargs
 
     def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The features that an own head reads.

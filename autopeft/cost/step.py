@@ -28,6 +28,7 @@ __all__ = [
     "build_optimizer",
     "compute_gradients",
     "compute_loss",
+    "loss_of",
     "micro_batches",
     "step_tensors",
     "train_step",
@@ -225,10 +226,24 @@ def compute_loss(model: nn.Module, tensors: StepTensors, kind: str, autocast_dty
             logits = answer_logits(model, tensors)
         else:
             logits = model(tensors.input_ids, tensors.attention_mask, tensors.token_types)
+    return loss_of(logits, tensors.labels, kind)
+
+
+def loss_of(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """The mean loss, float32, of logits that were computed already.
+
+    Args:
+        logits: `[batch, labels]`, or `[answers, vocabulary]`.
+        labels: As in `StepTensors`.
+        kind: The task kind.
+
+    Raises:
+        ValueError: The task kind is unknown.
+    """
     if kind == "regression":
-        return F.mse_loss(logits.float().squeeze(-1), tensors.labels)
+        return F.mse_loss(logits.float().squeeze(-1), labels)
     if kind in ("sequence_classification", "causal_lm"):
-        return F.cross_entropy(logits.float(), tensors.labels)
+        return F.cross_entropy(logits.float(), labels)
     raise ValueError(f"no loss for the task kind {kind!r}")
 
 

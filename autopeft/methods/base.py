@@ -171,6 +171,11 @@ class Method:
         return bool(self.slots) and self.unsearchable is None and not self.whole
 
     @property
+    def packable(self) -> bool:
+        """Whether it can be trained beside other configurations on one base: rows part only at single modules."""
+        return not self.whole and bool(self.slots)
+
+    @property
     def values(self) -> dict[str, tuple[Any, ...]]:
         """Knob beside the size -> values that are worth trying, the default among them."""
         return {knob: self.choices.get(knob, SCALES if knob == "scale" else (v,)) for knob, v in self.defaults.items()}

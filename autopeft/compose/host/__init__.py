@@ -27,6 +27,7 @@ from autopeft.compose.host.config import (
 )
 from autopeft.compose.host.delegated import own_dropouts
 from autopeft.compose.host.prompts import begin_as_examples, exact_prompt, taken_positions, virtual_tokens
+from autopeft.compose.host.routes import asks_base, changed_modules, frozen_of, route_attention
 from autopeft.compose.host.tuner import HybridModel, register
 
 __all__ = [
@@ -37,16 +38,20 @@ __all__ = [
     "HybridConfig",
     "HybridModel",
     "adapted_modules",
+    "asks_base",
     "asks_for_training",
     "begin_as_examples",
+    "changed_modules",
     "exact_prompt",
     "freeze_constants",
+    "frozen_of",
     "hosted_parts",
     "kept_modules",
     "own_dropouts",
     "part_parameters",
     "recompute_constants",
     "register",
+    "route_attention",
     "stock_config",
     "taken_positions",
     "tensor_prefix",

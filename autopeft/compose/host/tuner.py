@@ -27,7 +27,7 @@ from autopeft.compose.layers.bottleneck import ParallelPart, Tap
 from autopeft.compose.layers.prefix import PrefixPart, prefixed
 from autopeft.methods import METHODS
 
-__all__ = ["HybridModel", "register"]
+__all__ = ["HybridModel", "active_prefixes", "register"]
 
 
 class CannotInject(AttributeError, ValueError):
@@ -227,7 +227,7 @@ def register() -> None:
     PEFT_TYPE_TO_TUNER_MAPPING[HYBRID] = HybridModel
     PEFT_TYPE_TO_PREFIX_MAPPING[HYBRID] = HybridModel.prefix
     for family in ("eager", "sdpa"):
-        AttentionInterface.register(f"autopeft_{family}", prefixed(family, _active_prefixes))
+        AttentionInterface.register(f"autopeft_{family}", prefixed(family, active_prefixes))
         AttentionMaskInterface.register(f"autopeft_{family}", ALL_MASK_ATTENTION_FUNCTIONS[family])
 
 
@@ -276,7 +276,8 @@ def _outside(parent: nn.Module, name: str, inner: nn.Module | None) -> list[tupl
     return chain[::-1]
 
 
-def _active_prefixes(module: nn.Module) -> Iterator[PrefixPart]:
+def active_prefixes(module: nn.Module) -> Iterator[PrefixPart]:
+    """The prefixes inside an attention module that take part in its forward pass."""
     for child in module.modules():
         if isinstance(child, HostedLayer):
             yield from (part for part in child.active_parts() if isinstance(part, PrefixPart))

@@ -1,0 +1,133 @@
+"""One optimizer step of several models at once, and what it takes at most.
+
+Forward and backward pass run once over the rows of all members. Losses are means over a member's own rows, and no
+parameter belongs to two members, so that the gradient of the sum of the losses is each one's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autopeft.compose.pack import PackedModel
+from autopeft.cost.live import Peak
+from autopeft.cost.step import CLIP_NORM, StepTensors, answer_logits, apply_gradients, loss_of
+
+__all__ = ["pack_bytes", "packed_logits", "packed_step"]
+
+
+def packed_step(
+    packed: PackedModel,
+    batches: Sequence[StepTensors],
+    optimizers: Sequence[torch.optim.Optimizer],
+    kind: str,
+    autocast_dtype: torch.dtype | None,
+    *,
+    pad_token: int = 0,
+) -> list[float | None]:
+    """Forward pass, losses, backward pass; then clipping and update of each member apart; the gradients are gone.
+
+    Args:
+        packed: In training mode.
+        batches: One for each member, each padded to its own length.
+        optimizers: One for each member.
+        kind: The task kind.
+        autocast_dtype: Dtype of `torch.autocast` in the forward pass, or None for none.
+        pad_token: Fills up the rows of shorter batches.
+
+    Returns:
+        The loss of each member; None where the loss or a gradient was not finite, and nothing was updated.
+    """
+    losses, norms = packed_gradients(packed, batches, optimizers, kind, autocast_dtype, pad_token=pad_token)
+    # One wait for the device for all members.
+    values: list[list[float]] = torch.stack([torch.stack(losses), torch.stack(norms)]).tolist()
+    found: list[float | None] = []
+    for loss, norm, optimizer in zip(*values, optimizers, strict=True):
+        if math.isfinite(loss) and math.isfinite(norm):
+            apply_gradients(optimizer)
+            found.append(loss)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            found.append(None)
+    return found
+
+
+def packed_gradients(
+    packed: PackedModel,
+    batches: Sequence[StepTensors],
+    optimizers: Sequence[torch.optim.Optimizer],
+    kind: str,
+    autocast_dtype: torch.dtype | None,
+    *,
+    pad_token: int = 0,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The first half of `packed_step`, without looking at a value.
+
+    Returns:
+        Of each member the loss, and the norm of its gradients before clipping: scalars.
+    """
+    device = batches[0].input_ids.device
+    with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+        logits = packed_logits(packed, batches, kind, pad_token)
+    losses = [loss_of(own, batch.labels, kind) for own, batch in zip(logits, batches, strict=True)]
+    torch.autograd.backward(losses)
+    norms = []
+    for optimizer in optimizers:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norms.append(nn.utils.clip_grad_norm_(parameters, CLIP_NORM, foreach=False))
+    return [loss.detach() for loss in losses], norms
+
+
+def packed_logits(packed: PackedModel, batches: Sequence[StepTensors], kind: str, pad_token: int = 0) -> list[Tensor]:
+    """The logits of each member on its own batch: `[rows, labels]`, or `[answers, vocabulary]` for ``causal_lm``."""
+    packed.lay([(batch.input_ids.shape[0], batch.input_ids.shape[1]) for batch in batches])
+    together = join(batches, pad_token)
+    if kind == "causal_lm":
+        return list(answer_logits(packed, together).split([len(batch.labels) for batch in batches]))
+    logits: Tensor = packed(together.input_ids, together.attention_mask, together.token_types)
+    return list(logits.split(packed.layout.sizes))
+
+
+def join(batches: Sequence[StepTensors], pad_token: int) -> StepTensors:
+    """Batches one below the other, padded on the right to the longest.
+
+    Args:
+        batches: Each padded to its own length.
+        pad_token: Fills up the rows of shorter ones.
+    """
+    length = max(batch.input_ids.shape[1] for batch in batches)
+
+    def below(tensors: Iterable[Tensor], value: int = 0) -> Tensor:
+        return torch.cat([functional.pad(t, (0, length - t.shape[1]), value=value) for t in tensors])
+
+    types = [batch.token_types for batch in batches if batch.token_types is not None]
+    positions, before = [], 0
+    for batch in batches:
+        rows, own = batch.input_ids.shape
+        if batch.positions is not None:
+            # Row and place in the flattened batch of its own, then in the one of all.
+            row = torch.div(batch.positions, own, rounding_mode="floor")
+            positions.append((before + row) * length + batch.positions - row * own)
+        before += rows
+    return StepTensors(
+        below((batch.input_ids for batch in batches), pad_token),
+        below(batch.attention_mask for batch in batches),
+        below(types) if types else None,
+        torch.cat([batch.labels for batch in batches]),
+        torch.cat(positions) if positions else None,
+    )
+
+
+def pack_bytes(peaks: Sequence[Peak | int], base_bytes: int) -> int:
+    """A bound on the live tensor bytes of a pack, from what its members take alone: all of it, but one base.
+
+    Args:
+        peaks: What each member takes alone, base included.
+        base_bytes: Of the frozen base.
+    """
+    alone = [peak if isinstance(peak, int) else peak.bytes for peak in peaks]
+    return sum(alone) - (len(alone) - 1) * base_bytes
