@@ -60,7 +60,9 @@ class PackedModel(nn.Module):
             _check_place(self.model, name)
             parent, _, attribute = name.rpartition(".")
             plain = self.model.get_submodule(name)
-            setattr(self.model.get_submodule(parent), attribute, Router(self.layout, plain, [m.get(name) for m in changed]))
+            setattr(
+                self.model.get_submodule(parent), attribute, Router(self.layout, plain, [m.get(name) for m in changed])
+            )
         route_attention(self.model, self.layout, [member.model for member in members])
         # Own heads and inputs are handled alike for all members: they have the carrier in common.
         self._first = members[0]

@@ -62,7 +62,7 @@ class Layout:
         Raises:
             ValueError: It is no such tensor.
         """
-        # peft's layers add to what they were given; torch forbids that for parts of a tensor unless told that it is safe.
+        # peft's layers add to what they are given; torch forbids that for parts unless it is told that it is safe.
         cut = torch.unsafe_split_with_sizes if fresh else torch.split
         if self._flat(x):
             parts = cut(x.unflatten(0, (self.rows, self.length)), self.sizes)
@@ -87,11 +87,11 @@ class Layout:
         return torch.cat([self._filled(p) for p in parts] if self._has_places(x) else list(parts))
 
     def _flat(self, x: torch.Tensor) -> bool:
-        return x.ndim == 2 and x.is_floating_point() and x.shape[0] == self.rows * self.length
+        return bool(x.ndim == 2 and x.is_floating_point() and x.shape[0] == self.rows * self.length)
 
     def _has_places(self, x: torch.Tensor) -> bool:
         tokens = x.ndim == 2 and not x.is_floating_point()
-        return (tokens or x.ndim > 2) and x.shape[1] == self.length
+        return bool((tokens or x.ndim > 2) and x.shape[1] == self.length)
 
     def _filled(self, part: torch.Tensor) -> torch.Tensor:
         missing = self.length - part.shape[1]

@@ -70,10 +70,10 @@ def packed_gradients(
     Returns:
         Of each member the loss, and the norm of its gradients before clipping: scalars.
     """
-    device = batches[0].input_ids.device
+    device = next(packed.parameters()).device
     with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-        logits = packed_logits(packed, batches, kind, pad_token)
-    losses = [loss_of(own, batch.labels, kind) for own, batch in zip(logits, batches, strict=True)]
+        logits, labels = packed_logits(packed, batches, kind, pad_token)
+    losses = [loss_of(own, right, kind) for own, right in zip(logits, labels, strict=True)]
     torch.autograd.backward(losses)
     norms = []
     for optimizer in optimizers:
@@ -82,14 +82,28 @@ def packed_gradients(
     return [loss.detach() for loss in losses], norms
 
 
-def packed_logits(packed: PackedModel, batches: Sequence[StepTensors], kind: str, pad_token: int = 0) -> list[Tensor]:
-    """The logits of each member on its own batch: `[rows, labels]`, or `[answers, vocabulary]` for ``causal_lm``."""
+def packed_logits(
+    packed: PackedModel, batches: Sequence[StepTensors], kind: str, pad_token: int = 0
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Logits and labels of each member on its own batch.
+
+    Args:
+        packed: The pack; what it runs on is moved to its device.
+        batches: One for each member, each padded to its own length, on any device.
+        kind: The task kind.
+        pad_token: Fills up the rows of shorter batches.
+
+    Returns:
+        Of each member `[rows, labels]`, or `[answers, vocabulary]` for ``causal_lm``, and the labels of these.
+    """
     packed.lay([(batch.input_ids.shape[0], batch.input_ids.shape[1]) for batch in batches])
-    together = join(batches, pad_token)
+    together = join(batches, pad_token).to(next(packed.parameters()).device)
+    counts = [len(batch.labels) for batch in batches]
     if kind == "causal_lm":
-        return list(answer_logits(packed, together).split([len(batch.labels) for batch in batches]))
-    logits: Tensor = packed(together.input_ids, together.attention_mask, together.token_types)
-    return list(logits.split(packed.layout.sizes))
+        logits = answer_logits(packed, together)
+    else:
+        logits = packed(together.input_ids, together.attention_mask, together.token_types)
+    return logits.split(counts), together.labels.split(counts)
 
 
 def join(batches: Sequence[StepTensors], pad_token: int) -> StepTensors:

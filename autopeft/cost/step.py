@@ -69,6 +69,16 @@ class StepTensors:
         every = (self.input_ids, self.attention_mask, self.token_types, self.labels, self.positions)
         return tuple(tensor for tensor in every if tensor is not None)
 
+    def to(self, device: torch.device) -> StepTensors:
+        """The same on a device."""
+        return StepTensors(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            None if self.token_types is None else self.token_types.to(device),
+            self.labels.to(device),
+            None if self.positions is None else self.positions.to(device),
+        )
+
 
 def step_tensors(batch: Batch, kind: str, device: str | torch.device = "cpu") -> StepTensors:
     """A batch as tensors.

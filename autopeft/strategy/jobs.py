@@ -90,7 +90,20 @@ class Evaluate:
     time_limit: float | None = None
 
 
-Job = Train | Probe | Evaluate
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Train several trials at once on one worker: each is its own `Train`, and all share the resident base.
+
+    Attributes:
+        members: What each of them does; they are under one head.
+        time_limit: Seconds after which all that is left of it is given up, or None.
+    """
+
+    members: tuple[Train, ...]
+    time_limit: float | None = None
+
+
+Job = Train | Probe | Evaluate | Pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,7 @@ class Outcome:
         sha256: Checksum of the checkpoint's weights, or None.
         values: What a probe found.
         losses: A short training-loss curve: `(rows that the trial has seen, mean loss since the point before)`.
+        members: For `Pack`: what became of each member, in their order; seconds of the pack are shared out among them.
     """
 
     job: Job
@@ -132,3 +146,4 @@ class Outcome:
     sha256: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)
+    members: tuple[Outcome, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from autopeft.evidence.metrics import score
 from autopeft.space.configuration import Configuration
-from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
+from autopeft.strategy.jobs import Evaluate, Job, Outcome, Pack, Probe, Train
 from autopeft.trial.checkpoint import write_arrays
 
 
@@ -40,6 +40,7 @@ class SyntheticWorld:
         kills: Whether a job of any kind kills its worker.
         answers: `(job, expected accuracy)` -> per-example outputs, e.g. `autopeft.testing.latent.LatentAnswers`, which
             have a seed noise of their own; None for answers that differ by seed alone.
+        pack_gain: So many times faster are trials that are trained together.
         jobs: All jobs done, in order.
     """
 
@@ -50,6 +51,7 @@ class SyntheticWorld:
     fate: Callable[[Train, int], str] = lambda job, attempt: "ok"
     kills: Callable[[Job], bool] = lambda job: False
     answers: Callable[[Train, float], dict[str, np.ndarray]] | None = None
+    pack_gain: float = 2.0
     jobs: list[Job] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -71,6 +73,15 @@ class SyntheticWorld:
                 return Outcome(job, metrics={"accuracy": score("accuracy", arrays)}, outputs=job.outputs, seconds=1.0)
             case Train():
                 return self._train(job, folder)
+            case Pack():
+                return self._pack(job, folder)
+
+    def _pack(self, pack: Pack, folder: str) -> Outcome | None:
+        members = [self._train(job, folder) for job in pack.members]
+        whole = [replace(member, seconds=member.seconds / self.pack_gain) for member in members if member is not None]
+        if len(whole) < len(members):
+            return None
+        return Outcome(pack, members=tuple(whole), seconds=sum(member.seconds for member in whole))
 
     def _train(self, job: Train, folder: str) -> Outcome | None:
         key = (job.trial, job.rung)

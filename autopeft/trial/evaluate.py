@@ -12,7 +12,7 @@ from torch import nn
 from transformers import StoppingCriteria
 
 from autopeft.compose.adapt import AdaptedModel
-from autopeft.cost.step import answer_logits, step_tensors
+from autopeft.cost.step import StepTensors, answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, Batch, EncodedSplit
 from autopeft.trial.clock import JobClock
@@ -63,7 +63,8 @@ class _Ticking(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _batches(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Batch]:
+def batches_of(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Batch]:
+    """Some rows of a split in padded batches, the longest first."""
     wanted = np.zeros(split.rows, dtype=bool)
     wanted[rows] = True
     for group in evaluation_batches(split, EVALUATION_ROWS):
@@ -114,7 +115,7 @@ def outputs(
         array = values.cpu().numpy()
         result.setdefault(name, np.zeros(len(rows), dtype=array.dtype))[place[batch.rows]] = array
 
-    for batch in _batches(split, rows, setup):
+    for batch in batches_of(split, rows, setup):
         clock.check()
         if setup.kind == "causal_lm":
             put("log_likelihood", batch, _answer_log_likelihood(model, batch, setup, device))
@@ -122,27 +123,48 @@ def outputs(
         with autocast(setup, device):
             logits = model(**tensors(batch, device))
         labels = torch.from_numpy(batch.labels).to(device)
-        put("label", batch, labels)
-        if setup.kind == "regression":
-            put("prediction", batch, logits.float().squeeze(-1))
-            continue
-        logp = logits.float().log_softmax(-1)
-        put("prediction", batch, logp.argmax(-1))
-        put("log_likelihood", batch, logp.gather(-1, labels[:, None]).squeeze(-1))
+        for name, values in label_outputs(logits, labels, setup.kind).items():
+            put(name, batch, values)
     return result
+
+
+def label_outputs(logits: torch.Tensor, labels: torch.Tensor, kind: str) -> dict[str, torch.Tensor]:
+    """What is kept of some rows of a task with labels: see `outputs`.
+
+    Args:
+        logits: `[rows, labels]`.
+        labels: `[rows]`.
+        kind: The task kind.
+    """
+    if kind == "regression":
+        return {"label": labels, "prediction": logits.float().squeeze(-1)}
+    logp = logits.float().log_softmax(-1)
+    likely = logp.gather(-1, labels[:, None]).squeeze(-1)
+    return {"label": labels, "prediction": logp.argmax(-1), "log_likelihood": likely}
 
 
 def _answer_log_likelihood(model: nn.Module, batch: Batch, setup: WorkSetup, device: torch.device) -> torch.Tensor:
     """Mean log-probability of the answer's tokens, `[rows]`; logits are made at the answers only."""
     step = step_tensors(batch, setup.kind, device)
-    if step.positions is None:
-        raise ValueError("a language model's batch has answer positions")
     with autocast(setup, device):
         logits = answer_logits(model, step)
+    return answer_outputs(logits, step)
+
+
+def answer_outputs(logits: torch.Tensor, step: StepTensors) -> torch.Tensor:
+    """Mean log-probability of the answer's tokens of each row, `[rows]`.
+
+    Args:
+        logits: At the answers, `[answers, vocabulary]`.
+        step: The rows.
+    """
+    if step.positions is None:
+        raise ValueError("a language model's batch has answer positions")
+    rows, length = step.input_ids.shape
     token = logits.float().log_softmax(-1).gather(-1, step.labels[:, None]).squeeze(-1)
-    row = step.positions // batch.input_ids.shape[1]
-    total = torch.zeros(len(batch.rows), device=device).index_add_(0, row, token)
-    count = torch.zeros(len(batch.rows), device=device).index_add_(0, row, torch.ones_like(token))
+    row = step.positions // length
+    total = torch.zeros(rows, device=token.device).index_add_(0, row, token)
+    count = torch.zeros(rows, device=token.device).index_add_(0, row, torch.ones_like(token))
     return total / count.clamp(min=1)
 
 

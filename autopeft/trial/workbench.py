@@ -9,8 +9,8 @@ import math
 import resource
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
 from autopeft.spec import METRICS
 from autopeft.spec.amounts import format_bytes
-from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
-from autopeft.trial import checkpoint, probes, train
+from autopeft.strategy.jobs import Evaluate, Job, Outcome, Pack, Probe, Train
+from autopeft.trial import checkpoint, packs, probes, train
 from autopeft.trial.ability import ability
 from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
@@ -75,6 +75,23 @@ def pick_device(gpu: bool) -> torch.device:
     return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a job trains.
+
+    Attributes:
+        job: The job; from row 0 where its checkpoint could not be read.
+        model: The trial's model.
+        optimizer: Its optimizer.
+        latency: Rows -> ratio to the bare base, or None where it was not measured.
+    """
+
+    job: Train
+    model: AdaptedModel
+    optimizer: torch.optim.AdamW
+    latency: dict[str, float] | None
+
+
 class Workbench:
     """Does jobs one after the other over one resident base model. Final.
 
@@ -88,7 +105,7 @@ class Workbench:
         self.device = device or pick_device(setup.gpu)
         self._carriers: dict[str, Carrier] = {}
         self._maps: dict[str, ModuleMap] = {}
-        self._resident: tuple[str, int, AdaptedModel, torch.optim.AdamW] | None = None
+        self._resident: dict[str, tuple[int, AdaptedModel, torch.optim.AdamW]] = {}
         self._checksums: dict[str, str] = {}
 
     def run(self, job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
@@ -100,33 +117,42 @@ class Workbench:
         """
         began = time.monotonic()
         clock = JobClock(job.time_limit, report)
-        try:
+
+        def do() -> Outcome:
             match job:
                 case Train():
-                    outcome = self._train(job, clock)
+                    return self._train(job, clock)
                 case Probe():
-                    outcome = self._probe(job, clock)
+                    return self._probe(job, clock)
                 case Evaluate():
-                    outcome = self._evaluate(job, clock)
-        except TrialFailure as failure:
-            status: Literal["infeasible", "failed"] = "infeasible" if failure.infeasible else "failed"
-            values = {} if failure.measured is None else {"measured": failure.measured}
-            outcome = Outcome(job, status, failure.reason, failure.detail, values=values)
-        except InputError as error:
-            outcome = Outcome(job, "failed", "damaged", str(error))
-        except torch.OutOfMemoryError as error:
-            outcome = Outcome(job, "infeasible", "oom", str(error).splitlines()[0], peak_bytes=self._device_peak())
-        except BROKEN as error:
-            text = f"{type(error).__name__}: {error}"
-            if isinstance(error, MemoryError) or "can't allocate memory" in text:
-                outcome = Outcome(job, "infeasible", "oom", f"{text.splitlines()[0]} ({_taken()})")
-            else:
-                outcome = Outcome(job, "failed", "error", text[:2000])
+                    return self._evaluate(job, clock)
+                case Pack():
+                    return packs.run(self, job, clock, report)
+
+        outcome = self.attempt(job, do)
         if outcome.status != "ok":
-            self._forget()
+            self.forget()
         if self.device.type == "cpu":
             give_back()
         return replace(outcome, seconds=time.monotonic() - began)
+
+    def attempt(self, job: Job, do: Callable[[], Outcome]) -> Outcome:
+        """What comes of a job, failures that a configuration or the data can cause included."""
+        try:
+            return do()
+        except TrialFailure as failure:
+            status: Literal["infeasible", "failed"] = "infeasible" if failure.infeasible else "failed"
+            values = {} if failure.measured is None else {"measured": failure.measured}
+            return Outcome(job, status, failure.reason, failure.detail, values=values)
+        except InputError as error:
+            return Outcome(job, "failed", "damaged", str(error))
+        except torch.OutOfMemoryError as error:
+            return Outcome(job, "infeasible", "oom", str(error).splitlines()[0], peak_bytes=self._device_peak())
+        except BROKEN as error:
+            text = f"{type(error).__name__}: {error}"
+            if isinstance(error, MemoryError) or "can't allocate memory" in text:
+                return Outcome(job, "infeasible", "oom", f"{text.splitlines()[0]} ({_taken()})")
+            return Outcome(job, "failed", "error", text[:2000])
 
     def carrier(self, head: str) -> Carrier:
         """The base model under a head, made once; its tensors are shared by all of them."""
@@ -145,31 +171,76 @@ class Workbench:
         return self._maps[head]
 
     def _train(self, job: Train, clock: JobClock) -> Outcome:
-        setup, carrier = self.setup, self.carrier(job.head)
-        job, model, optimizer = self._take(job, carrier, clock)
+        started = self.begin(job, clock)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        measured = self.device.type == "cpu" and self.measures(job)
+        trained = train.run(
+            started.model, started.optimizer, started.job, self.setup, self.device, clock, measured=measured
+        )
+        if self.device.type == "cuda":
+            # Evaluation and generation may take more, and are not what was predicted.
+            trained.peak_bytes = self._device_peak()
+        began = time.monotonic()
+        split = self.setup.data.splits["validation"]
+        rows = subset(split, job.evaluate_rows)
+        arrays = outputs(started.model, split, self.setup, self.device, rows=rows, clock=clock)
+        return self.finish(started, trained, arrays, time.monotonic() - began, clock)
+
+    def measures(self, job: Train) -> bool:
+        """Whether the memory of a job is measured."""
+        return job.final or (self.setup.limited_memory and job.rows_from == 0)
+
+    def begin(self, job: Train, clock: JobClock, keep: Collection[str] = ()) -> Started:
+        """A trial's model and optimizer, checked against the limits that can be checked before training.
+
+        Args:
+            job: What will be done.
+            clock: Its clock.
+            keep: Trials whose resident models are kept as well.
+
+        Raises:
+            TrialFailure: The model cannot be built or breaks a limit.
+        """
+        carrier = self.carrier(job.head)
+        job, model, optimizer = self._take(job, carrier, clock, keep)
         latency = None
         if job.rows_from == 0:
             self._check_length(model)
             latency = self._latency(job, model, carrier)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        measured = self.device.type == "cpu" and (job.final or (setup.limited_memory and job.rows_from == 0))
-        trained = train.run(model, optimizer, job, setup, self.device, clock, measured=measured)
-        # Evaluation and generation may take more, and are not what was predicted.
-        peak = trained.peak_bytes if self.device.type == "cpu" else self._device_peak()
+        return Started(job, model, optimizer, latency)
+
+    def finish(
+        self,
+        started: Started,
+        trained: train.TrainResult,
+        arrays: dict[str, np.ndarray],
+        seconds: float,
+        clock: JobClock,
+    ) -> Outcome:
+        """Score, check and store what was trained.
+
+        Args:
+            started: What was trained.
+            trained: How that went.
+            arrays: Its outputs on the validation rows.
+            seconds: What evaluating took.
+            clock: The job's clock.
+
+        Raises:
+            TrialFailure: The base was changed, or the adapter breaks a limit.
+        """
+        setup, job, model = self.setup, started.job, started.model
         began = time.monotonic()
-        split = setup.data.splits["validation"]
-        rows = subset(split, job.evaluate_rows)
-        arrays = outputs(model, split, setup, self.device, rows=rows, clock=clock)
         metrics = {name: score(name, arrays) for name in METRICS[setup.kind] if name != "exact_match"}
         if job.final and setup.kind == "causal_lm":
             metrics["exact_match"], arrays["exact"] = self._exact_match(model, "validation", clock)
-        evaluated = time.monotonic() - began
-        if checksum(carrier) != self._checksums[job.head]:
+        evaluated = seconds + time.monotonic() - began
+        if checksum(model.carrier) != self._checksums[job.head]:
             raise TrialFailure("base_changed", "the frozen base was written to", infeasible=True)
         final = checkpoint.rung_folder(setup.path / job.folder, job.rung)
-        sha256 = self._store(job, model, optimizer, arrays, final)
-        self._resident = (job.trial, job.rows_from + trained.rows, model, optimizer)
+        sha256 = self._store(job, model, started.optimizer, arrays, final)
+        self._resident[job.trial] = (job.rows_from + trained.rows, model, started.optimizer)
         return Outcome(
             job,
             metrics=metrics,
@@ -178,23 +249,30 @@ class Workbench:
             train_seconds=trained.seconds,
             evaluate_seconds=evaluated,
             rows=trained.rows,
-            peak_bytes=peak,
+            peak_bytes=trained.peak_bytes,
             outputs=str((final / "outputs.safetensors").relative_to(setup.path)),
             adapter=str((final / "adapter").relative_to(setup.path)),
             sha256=sha256,
-            values={"adapter_params": model.adapter_params, "head_params": model.head_params, "latency": latency},
+            values={
+                "adapter_params": model.adapter_params,
+                "head_params": model.head_params,
+                "latency": started.latency,
+            },
         )
 
-    def _take(self, job: Train, carrier: Carrier, clock: JobClock) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
+    def _take(
+        self, job: Train, carrier: Carrier, clock: JobClock, keep: Collection[str]
+    ) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
         """The trial's model and optimizer: the resident ones, from its checkpoint, or fresh.
 
         Where the checkpoint is damaged the trial starts anew: the job returned says from which row.
         """
-        if self._resident is not None and job.rows_from > 0:
-            trial, rows, model, optimizer = self._resident
-            if trial == job.trial and rows == job.rows_from:
-                return job, model, optimizer
-        self._forget()
+        rows, *held = self._resident.get(job.trial, (-1,))
+        self.forget(keep)
+        if held and rows == job.rows_from > 0:
+            model, optimizer = held
+            self._resident[job.trial] = (rows, model, optimizer)
+            return job, model, optimizer
         job, model, optimizer = self._make(job, carrier, clock)
         if job.execution.checkpointing:
             model.checkpoint_blocks()
@@ -366,8 +444,9 @@ class Workbench:
             raise TrialFailure("damaged", f"the weights of {job.folder} are not those that were chosen")
         return load_adapter(self.carrier(str(about["head"])), folder)
 
-    def _forget(self) -> None:
-        self._resident = None
+    def forget(self, keep: Collection[str] = ()) -> None:
+        """Let go of all resident models but those of some trials."""
+        self._resident = {trial: held for trial, held in self._resident.items() if trial in keep}
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
