@@ -101,6 +101,7 @@ class TestFlags:
             "seed": ("3", 3),
             "workers": ("2", 2),
             "gpus_per_trial": ("0.5", 0.5),
+            "pack": ("4", 4),
             "executor": ("inprocess", "inprocess"),
         }
         left_out = {"preset", "resume", "task.prompt_column", "task.response_column"}

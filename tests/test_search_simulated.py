@@ -53,6 +53,7 @@ class Bench:
         self.objective = str(options.get("objective", "best"))
         self.slots = int(options.get("slots", 2))  # type: ignore[call-overload]
         self.eval_rows: dict[str, int] = options.get("eval_rows", {})  # type: ignore[assignment]
+        self.pack: int | str = options.get("pack", "off")  # type: ignore[assignment]
         self.incumbent: str | None = options.get("incumbent")  # type: ignore[assignment]
         self.gate: Callable[[Configuration], Fit] = options.get("gate", lambda c: Fit(PLAIN))  # type: ignore[assignment]
 
@@ -73,7 +74,7 @@ class Bench:
                 take_up(ledger, self.budget, self.slots)
             rules = Rules(
                 self.budget, self.evidence, self.until_decided, ("mean",), 7000, self.world.rows, 2000, "hash",
-                self.incumbent, 0, self.eval_rows, self.objective,
+                self.incumbent, 0, self.eval_rows, self.objective, self.pack,
             )  # fmt: skip
             controller = Controller(ledger, rules, self.field, slots=self.slots)
             if stop_after is not None:

@@ -241,6 +241,7 @@ FULL = SearchSpec(
     overrides=(("space.batch", [8, 16]), ("space.name", "1e-3"), ("strategy.name", "8"), ("space.note", "it's: #1")),
     workers=2,
     gpus_per_trial=0.5,
+    pack=4,
     executor="inprocess",
     seed=3,
     tracking_uri="none",

@@ -124,6 +124,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--seed", "seed", SEARCH, "seed of all that is random (0)", "N", "number"),
     Flag("--workers", "workers", RUN, "trials at a time (one per GPU, or one per core)", "N", "number"),
     Flag("--gpus-per-trial", "gpus_per_trial", RUN, "fraction of a GPU per trial", "F", "number"),
+    Flag("--pack", "pack", RUN, "trials that a worker trains together: auto, off or a number (auto)", "N"),
     Flag("--executor", "executor", RUN, "ray, tune or inprocess (ray)", "NAME"),
     Flag("--ray-address", "ray_address", RUN, "address of a running Ray cluster", "ADDRESS"),
     Flag("--out", "out", RUN, "run folder (one is made under runs/)", "DIR"),

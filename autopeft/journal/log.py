@@ -33,6 +33,7 @@ class RungLog:
         sha256: Checksum of the checkpoint's weights, or None.
         head_params: Trained parameters of the head, or None.
         latency: Rows in a batch -> time of a forward pass over the bare base's, or None where it was not measured.
+        together: Trials that were trained at once where it was trained; their seconds are shared out.
         used: Seconds that the search had consumed.
     """
 
@@ -50,6 +51,7 @@ class RungLog:
     sha256: str | None = None
     head_params: int | None = None
     latency: Mapping[str, float] | None = None
+    together: int = 1
     used: float = 0.0
 
 

@@ -48,6 +48,7 @@ SEARCH_FLAGS = {
     "objective": "--objective",
     "workers": "--workers",
     "gpus_per_trial": "--gpus-per-trial",
+    "pack": "--pack",
     "executor": "--executor",
     "seed": "--seed",
 }

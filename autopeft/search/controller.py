@@ -21,10 +21,11 @@ from autopeft.data.sources import SPLITS
 from autopeft.executors import Done, Event, Lost, Progressed, Wait
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
+from autopeft.search.packing import Packer
 from autopeft.search.phases import Confirm, EvalSets, Explore, ProbePhase, Simplify, TestPhase, Trainer
 from autopeft.search.phases.train import ATTEMPTS
 from autopeft.search.state import Field, Rules, State
-from autopeft.strategy.jobs import Evaluate, Job, Outcome, Probe, Train
+from autopeft.strategy.jobs import Evaluate, Job, Outcome, Pack, Probe, Train
 
 PhaseName = Literal["probe", "explore", "simplify", "confirm", "test", "done"]
 
@@ -62,6 +63,7 @@ class Controller:
         self._confirm = Confirm(self.state, self._trainer)
         self._test = TestPhase(self.state)
         self._eval_sets = EvalSets(self.state, self._test)
+        self._packer = Packer(self.state, self._trainer)
         self._losses: dict[tuple[str, str], int] = {}
         for trial in list(ledger.log.trials.values()):
             if trial.ended is None and trial.status == "running":
@@ -82,7 +84,9 @@ class Controller:
 
     def next(self, slot: int) -> Job | Wait | Done:
         """What the free slot does now."""
-        answer = self._next(slot)
+        answer = (None if self._stopping else self._packer.put_by()) or self._next(slot)
+        if isinstance(answer, Train) and self._packer.size > 1 and self.phase == "explore":
+            answer = self._packer.fill(answer, slot, self._explore.until(), lambda: self._next(slot))
         if not isinstance(answer, Wait | Done):
             self.state.running[slot] = answer
             self.state.began[slot] = self.state.ledger.used
@@ -104,6 +108,8 @@ class Controller:
         match outcome.job:
             case Train():
                 self._trainer.took(event.slot, outcome.job, outcome)
+            case Pack():
+                self._packer.took(event.slot, outcome.job, outcome)
             case Probe():
                 self._probe.took(outcome.job, outcome)
             case Evaluate():
@@ -141,6 +147,8 @@ class Controller:
         match event.job:
             case Train():
                 self._trainer.lost(event.job, event)
+            case Pack():
+                self._packer.lost(event, event.job)
             case Probe():
                 self._probe.lost(event.slot, event.reason)
             case Evaluate(name=name, split=split):

@@ -43,6 +43,7 @@ from autopeft.trial.workbench import speed_configuration
 BASELINE_SPACE = "lora"
 PROBE_SHARE = 0.05
 """Share of the time that measuring the heads may take."""
+AUTO_PACKS = (2, 4, 8)
 LIMIT_FIELDS = ("max_adapter_params", "max_memory", "max_adapter_size", "max_latency_overhead", "target")
 
 
@@ -203,10 +204,13 @@ class Prepared:
         arms["space"] = arm("space", self.bind(self.space, head), 0)
         costs = StepCosts(modules)
         costs.observe(speed_configuration(modules, self.raw.kind), 1000, 1000 * speed.train)
-        if gate is None or not self.gpu:
-            # On a processor what is measured is what was predicted.
+        if gate is None:
             return Field(modules, arms, costs)
-        return Field(modules, arms, costs, gate.observe)
+        base = memory.base_bytes()
+        # On a processor what is measured is what was predicted.
+        if not self.gpu:
+            return Field(modules, arms, costs, memory_limit=limit, base_bytes=base)
+        return Field(modules, arms, costs, gate.observe, limit, base)
 
     def infeasible(self) -> NothingFeasible | None:
         """Why nothing of the user's space fits the limits, or None. The formulas do not depend on the head."""
@@ -245,6 +249,7 @@ class Prepared:
             precision=self.precision,
             attention=self.attention,
             gpu=self.gpu,
+            packs=self._packs(),
             limited_memory=budget.max_memory is not None,
             probe_seconds=60.0 if budget.max_time is None else min(60.0, PROBE_SHARE * budget.max_time),
             # Merged weights cost nothing when they are used.
@@ -255,6 +260,13 @@ class Prepared:
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
         )
+
+    def _packs(self) -> tuple[int, ...]:
+        """Sizes of packs to measure: chosen automatically they have paid on GPUs only."""
+        wanted = self.spec.pack
+        if wanted == "off" or self.spec.executor == "tune":
+            return ()
+        return (AUTO_PACKS if self.gpu else ()) if wanted == "auto" else (int(wanted),)
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same when a search is taken up again, by field."""

@@ -199,6 +199,7 @@ class _Session:
             incumbent=None if spec.incumbent is None else str(Path(spec.incumbent).resolve()),
             seed=spec.seed,
             objective=spec.objective,
+            pack="off" if spec.executor == "tune" else spec.pack,
             eval_rows={name: given.split.rows for name, given in prepared.eval_sets.items()},
         )
         self._controller = Controller(

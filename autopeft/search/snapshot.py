@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopeft.journal import SearchLog, TrialLog
 from autopeft.search.controller import Controller
 from autopeft.search.events import Snapshot
 from autopeft.search.state import State
-from autopeft.strategy.jobs import Train
+from autopeft.strategy.jobs import Job, Pack, Train
 
 
 def snapshot(controller: Controller) -> Snapshot:
@@ -42,11 +42,13 @@ def snapshot(controller: Controller) -> Snapshot:
 def _running(state: State) -> list[Mapping[str, Any]]:
     log, metric = state.ledger.log, state.ledger.log.rung_metric
     rows: list[Mapping[str, Any]] = []
-    for slot, job in sorted(state.running.items()):
+    for slot, job in _flat(state):
         if not isinstance(job, Train):
             rows.append({"slot": slot, "trial": type(job).__name__.lower(), "arm": "", "methods": [], "rung": None})
             continue
         trial, progress = log.trials[job.trial], state.progress.get(slot)
+        if progress is not None and progress.trial != job.trial:
+            progress = None
         rows.append(
             {
                 "slot": slot,
@@ -63,6 +65,12 @@ def _running(state: State) -> list[Mapping[str, Any]]:
             }
         )
     return rows
+
+
+def _flat(state: State) -> Iterator[tuple[int, Job]]:
+    """What every slot does, the members of packs apart."""
+    for slot, job in sorted(state.running.items()):
+        yield from ((slot, member) for member in (job.members if isinstance(job, Pack) else (job,)))
 
 
 def _best(log: SearchLog, arm: str) -> Mapping[str, Any] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from autopeft.cost.time import StepCosts
 from autopeft.errors import AutopeftError
+from autopeft.journal import RungLog
 from autopeft.search.arms import Arm
 from autopeft.search.division import FINALIST_SEEDS, Division, Speed
 from autopeft.search.finals import Finals, makespan
@@ -17,7 +18,8 @@ from autopeft.space.execution import Execution
 from autopeft.space.modules import ModuleMap
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm as ArmName
-from autopeft.strategy.jobs import Evaluate, Job, Train
+from autopeft.strategy.jobs import Evaluate, Job, Pack, Train
+from autopeft.trial.pack_speed import pack_gain
 from autopeft.trial.setup import Progress
 
 CAUTION = 1.3
@@ -43,6 +45,7 @@ class Rules:
         seed: Seed of exploration.
         objective: ``best`` or ``pareto``.
         eval_rows: Name -> rows of the eval sets that are given now.
+        pack: Trials that a worker trains together while exploring: ``auto``, ``off`` or a number.
     """
 
     budget: Budget
@@ -57,6 +60,7 @@ class Rules:
     seed: int
     eval_rows: Mapping[str, int] = field(default_factory=dict)
     objective: str = "best"
+    pack: int | str = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,16 @@ class Field:
         arms: By name, in the order of precedence.
         costs: Learned step costs.
         measured: Told the bytes that training a configuration really took.
+        memory_limit: Live bytes that a worker may take, or None.
+        base_bytes: Of the frozen base; 0 where there is no limit.
     """
 
     modules: ModuleMap
     arms: Mapping[ArmName, Arm]
     costs: StepCosts
     measured: Callable[[Configuration, int, Execution], None] = lambda configuration, count, execution: None
+    memory_limit: int | None = None
+    base_bytes: int = 0
 
 
 class State:
@@ -90,6 +98,7 @@ class State:
         began: Slot -> seconds used when its job was handed out.
         progress: Slot -> how far its job is.
         held: Trial -> slot: trials that go on without being asked about again, best on that slot.
+        put_by: Jobs that were handed out and wait for a slot.
     """
 
     def __init__(self, ledger: Ledger, rules: Rules, field: Callable[[str, Speed], Field], slots: int) -> None:
@@ -100,6 +109,7 @@ class State:
         self.began: dict[int, float] = {}
         self.progress: dict[int, Progress] = {}
         self.held: dict[str, int] = {}
+        self.put_by: list[Train] = []
         self._make_field = field
         self._field: Field | None = None
         self._division = Division.from_dict(ledger.log.plan) if ledger.log.plan else None
@@ -135,7 +145,7 @@ class State:
                 self._field.costs.observe(
                     self.configuration(trial.hash),
                     rung.rows - before,
-                    rung.train_seconds,
+                    self._alone(rung),
                     execution=self.execution(trial.hash),
                 )
                 before = rung.rows
@@ -208,8 +218,18 @@ class State:
         rows, seconds = 0, 0.0
         for trial in self.ledger.log.of_configuration(hash):
             rows += trial.rows
-            seconds += sum(rung.train_seconds for rung in trial.rungs)
+            seconds += sum(self._alone(rung) for rung in trial.rungs)
         return seconds / rows if rows and seconds > 0 else None
+
+    def _alone(self, rung: RungLog) -> float:
+        """Seconds that a rung's steps would have taken alone, where they were taken together with others'."""
+        return rung.train_seconds * pack_gain(self.pack_speeds, rung.together)
+
+    @property
+    def pack_speeds(self) -> dict[int, float]:
+        """Members of a pack -> seconds of a row's training in it, as the speed probe found; empty without one."""
+        found = self.ledger.log.probes.get("speed", {}).get("packs") or {}
+        return {int(size): seconds for size, seconds in found.items()}
 
     def evaluation_seconds(self, rows: int) -> float:
         """Expected seconds of a whole evaluation, generated answers included."""
@@ -241,7 +261,16 @@ class State:
 
     def training(self) -> set[str]:
         """Trials that run right now."""
-        return {job.trial for job in self.running.values() if isinstance(job, Train)}
+        return {job.trial for job in self.trains()}
+
+    def trains(self) -> Iterator[Train]:
+        """The training that is under way: jobs that run, also together with others, and those that wait for a slot."""
+        for job in self.running.values():
+            if isinstance(job, Pack):
+                yield from job.members
+            elif isinstance(job, Train):
+                yield job
+        yield from self.put_by
 
     def evaluating(self, name: str) -> bool:
         """Whether an evaluation of this name runs right now."""

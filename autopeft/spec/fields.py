@@ -119,6 +119,21 @@ class Fields:
         )
 
 
+def read_pack(value: Any) -> Any:
+    """``auto``, ``off`` or a whole number from 1 to 64, 1 being ``off``; ValueError with the rule otherwise."""
+    if value is False:
+        return "off"  # YAML's own reading of the word.
+    if value in ("auto", "off"):
+        return value
+    try:
+        number = int(value) if isinstance(value, str) else read_number(value, low=1, high=64, whole=True)
+        if not 1 <= number <= 64:
+            raise ValueError
+    except ValueError:
+        raise ValueError("must be auto, off or a whole number from 1 to 64") from None
+    return "off" if number == 1 else number
+
+
 def read_text(value: Any) -> str:
     """A line of text; ValueError with the rule otherwise."""
     if not isinstance(value, str):

@@ -12,7 +12,7 @@ from autopeft.errors import InputError, Problem
 from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_seconds
 from autopeft.spec.budget import TARGETS, Budget
 from autopeft.spec.eval_sets import parse_eval_sets
-from autopeft.spec.fields import Fields, read_text, suggest
+from autopeft.spec.fields import Fields, read_pack, read_text, suggest
 from autopeft.spec.search import EVIDENCE, EXECUTORS, OBJECTIVES, SearchSpec
 from autopeft.spec.stored import as_given, spec_to_dict
 from autopeft.spec.task import HEADS, KINDS, METRICS, Metric, Task
@@ -201,6 +201,7 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         overrides=tuple((name, value) for name, value in changes if name.split(".")[0] in ("space", "strategy")),
         workers=fields.number("workers", None, low=1, high=4096, whole=True),
         gpus_per_trial=fields.number("gpus_per_trial", None, low=0, high=64),
+        pack=fields.take("pack", read_pack, "auto", "Give auto, off, or how many trials a worker trains together."),
         executor=fields.choice("executor", EXECUTORS, "ray"),
         ray_address=fields.text("ray_address"),
         seed=fields.number("seed", 0, low=0, high=2**31 - 1, whole=True),

@@ -38,6 +38,8 @@ class SearchSpec:
         overrides: ``("space.x", value)`` and ``("strategy.x", value)`` pairs from ``--set``.
         workers: Trials at a time; None takes one per GPU, or one per core.
         gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
+        pack: Trials that a worker trains together while exploring: a number, ``off``, or ``auto``, which measures on
+            GPUs whether and how many pay, and is off elsewhere.
         executor: What runs the trials.
         ray_address: Address of a running Ray cluster; None starts one here.
         seed: Seed of all that is random, except the finalists' seeds.
@@ -61,6 +63,7 @@ class SearchSpec:
     overrides: tuple[tuple[str, Any], ...] = ()
     workers: int | None = None
     gpus_per_trial: float | None = None
+    pack: int | Literal["auto", "off"] = "auto"
     executor: ExecutorName = "ray"
     ray_address: str | None = None
     seed: int = 0

@@ -14,6 +14,7 @@ from autopeft.evidence.metrics import score
 from autopeft.space.configuration import Configuration
 from autopeft.strategy.jobs import Evaluate, Job, Outcome, Pack, Probe, Train
 from autopeft.trial.checkpoint import write_arrays
+from autopeft.trial.pack_speed import pack_gain
 
 
 def by_method(qualities: Mapping[str, float]) -> Callable[[Configuration], float]:
@@ -40,7 +41,7 @@ class SyntheticWorld:
         kills: Whether a job of any kind kills its worker.
         answers: `(job, expected accuracy)` -> per-example outputs, e.g. `autopeft.testing.latent.LatentAnswers`, which
             have a seed noise of their own; None for answers that differ by seed alone.
-        pack_gain: So many times faster are trials that are trained together.
+        pack_speeds: Trials trained together -> seconds of a row's training; nothing is gained where it is empty.
         jobs: All jobs done, in order.
     """
 
@@ -51,7 +52,7 @@ class SyntheticWorld:
     fate: Callable[[Train, int], str] = lambda job, attempt: "ok"
     kills: Callable[[Job], bool] = lambda job: False
     answers: Callable[[Train, float], dict[str, np.ndarray]] | None = None
-    pack_gain: float = 2.0
+    pack_speeds: Mapping[int, float] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -65,7 +66,11 @@ class SyntheticWorld:
                 values: dict[str, Any] = {"head": "mean", "score": 0.7, "scores": {"mean": 0.7}}
                 return Outcome(job, metrics={"accuracy": 0.7}, seconds=5.0, values=values)
             case Probe():
-                speed = {"train_seconds_per_row": self.seconds_per_row, "evaluate_seconds_per_row": 0.001}
+                speed: dict[str, Any] = {
+                    "train_seconds_per_row": self.seconds_per_row,
+                    "evaluate_seconds_per_row": 0.001,
+                }
+                speed["packs"] = dict(self.pack_speeds)
                 return Outcome(job, seconds=2.0, values=speed)
             case Evaluate():
                 arrays = self._outputs(0.8, 1)
@@ -78,9 +83,13 @@ class SyntheticWorld:
 
     def _pack(self, pack: Pack, folder: str) -> Outcome | None:
         members = [self._train(job, folder) for job in pack.members]
-        whole = [replace(member, seconds=member.seconds / self.pack_gain) for member in members if member is not None]
-        if len(whole) < len(members):
-            return None
+        gain, whole = pack_gain(self.pack_speeds, len(members)), []
+        for member in members:
+            if member is None:
+                return None
+            train = member.train_seconds / gain
+            seconds = member.seconds - member.train_seconds + train
+            whole.append(replace(member, seconds=seconds, train_seconds=train))
         return Outcome(pack, members=tuple(whole), seconds=sum(member.seconds for member in whole))
 
     def _train(self, job: Train, folder: str) -> Outcome | None:

@@ -26,9 +26,10 @@ from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import answer_outputs, autocast, batches_of, label_outputs, subset
 from autopeft.trial.schedule import factor
 from autopeft.trial.setup import Progress, WorkSetup
+from autopeft.trial.started import Started
 
 if TYPE_CHECKING:
-    from autopeft.trial.workbench import Started, Workbench
+    from autopeft.trial.workbench import Workbench
 
 __all__ = ["Member", "can_pack", "evaluate", "run", "train_together"]
 
@@ -124,14 +125,11 @@ def train_together(
         member.begin(setup)
     present: list[Member] = []
     packed: PackedModel | None = None
-    while True:
-        began = time.monotonic()
-        staying = [member for member in members if not member.left]
-        if not staying:
-            return
+    while staying := [member for member in members if not member.left]:
         if packed is None or len(staying) < len(present):
             present = staying
             packed = PackedModel([member.started.model for member in present]).train()
+        began = time.monotonic()
         batches = [member.next_batch(setup, device) for member in present]
         optimizers = [member.started.optimizer for member in present]
         losses = packed_step(packed, batches, optimizers, setup.kind, precision, pad_token=setup.data.pad_token)

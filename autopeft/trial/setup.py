@@ -26,6 +26,7 @@ class WorkSetup:
         generate_rows: Rows for which answers are generated (exact match).
         generate_tokens: Longest generated answer.
         gpu: Whether workers compute on a GPU.
+        packs: Sizes of packs whose speed is measured, besides training alone; empty to measure none.
         probe_seconds: What measuring the heads may take, about.
         limited_memory: Whether memory is limited, so that every trial's is measured and not only the finalists'.
         max_latency_overhead: The limit of the budget, or None where there is nothing to measure.
@@ -47,6 +48,7 @@ class WorkSetup:
     generate_rows: int = 48
     generate_tokens: int = 64
     gpu: bool = False
+    packs: tuple[int, ...] = ()
     probe_seconds: float = 60.0
     limited_memory: bool = False
     max_latency_overhead: float | None = None

@@ -10,7 +10,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,9 @@ from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
 from autopeft.trial.latency import MOST_SECONDS, measure_latency
+from autopeft.trial.pack_speed import pack_speeds
 from autopeft.trial.setup import Progress, WorkSetup
+from autopeft.trial.started import Started
 
 SPEED_SECONDS = 2.0
 SPEED_ROWS = 128
@@ -73,23 +75,6 @@ def _taken() -> str:
 def pick_device(gpu: bool) -> torch.device:
     """The first GPU that this process may see where one is wanted, else the processor."""
     return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """What a job trains.
-
-    Attributes:
-        job: The job; from row 0 where its checkpoint could not be read.
-        model: The trial's model.
-        optimizer: Its optimizer.
-        latency: Rows -> ratio to the bare base, or None where it was not measured.
-    """
-
-    job: Train
-    model: AdaptedModel
-    optimizer: torch.optim.AdamW
-    latency: dict[str, float] | None
 
 
 class Workbench:
@@ -387,7 +372,7 @@ class Workbench:
         values = {"head": "lm", "score": value, "scores": {"lm": value}}
         return Outcome(job, metrics={"log_likelihood": value}, outputs=str(path), values=values)
 
-    def _speed(self, head: str, clock: JobClock) -> dict[str, float]:
+    def _speed(self, head: str, clock: JobClock) -> dict[str, Any]:
         """Seconds per row of training and of evaluation, for LoRA of rank 8 on every linear layer."""
         carrier, modules = self.carrier(head), self.modules(head)
         configuration = speed_configuration(modules, self.setup.kind)
@@ -408,11 +393,22 @@ class Workbench:
         evaluated = time.monotonic()
         if self.setup.kind == "causal_lm":
             self._exact_match(model, "validation", clock)
+        generated_by = time.monotonic()
         return {
             "train_seconds_per_row": seconds / rows,
             "evaluate_seconds_per_row": (evaluated - began) / len(sample),
-            "generate_seconds": time.monotonic() - evaluated,
+            "generate_seconds": generated_by - evaluated,
+            "packs": self._packs(carrier, configuration, clock),
         }
+
+    def _packs(self, carrier: Carrier, configuration: Configuration, clock: JobClock) -> dict[int, float]:
+        """Seconds per row in packs, where that is to be measured."""
+        if not self.setup.packs:
+            return {}
+        return pack_speeds(
+            carrier, self.modules(carrier.head), [configuration], self.setup, self.device,
+            sizes=(1, *self.setup.packs), seconds=SPEED_SECONDS, clock=clock,
+        )  # fmt: skip
 
     def _evaluate(self, job: Evaluate, clock: JobClock) -> Outcome:
         folder = Path(job.folder) if Path(job.folder).is_absolute() else self.setup.path / job.folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -131,7 +131,9 @@ def _prefixed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _routed(family: str) -> Any:
-    kernel_of = {"eager": eager_kernel, "sdpa": lambda module: sdpa_attention_forward}[family]
+    def kernel_of(module: nn.Module) -> Callable[..., Any]:
+        kernel: Callable[..., Any] = eager_kernel(module) if family == "eager" else sdpa_attention_forward
+        return kernel
 
     def attention(
         module: nn.Module,

@@ -70,7 +70,7 @@ class Explore:
             return None
         if arm.exhausted or (division.max_trials is not None and started >= division.max_trials):
             return None
-        until = self._until()
+        until = self.until()
         if until is not None and arm.trials(log) and state.ledger.used + first_rung > until:
             return None
         proposal = arm.propose(state.ledger, division.confirm_until)
@@ -103,14 +103,14 @@ class Explore:
                 return max(paused, key=lambda t: (len(t.rungs), t.rungs[-1].metrics[log.rung_metric]))
         return None
 
-    def _until(self) -> float | None:
+    def until(self) -> float | None:
         """Seconds used at which exploration ends: earlier where the challenger's parts can be put to the test."""
         until = self._state.explore_until()
         return None if until is None else until - self._simplify.reserve()
 
     def _over(self) -> bool:
         """Whether the time for exploring is used, and every arm has had at least one trial."""
-        until = self._until()
+        until = self.until()
         if until is None or self._state.ledger.used < until:
             return False
         return self._every_arm_tried()
@@ -126,10 +126,9 @@ class Explore:
         if "baseline" not in arms or "space" not in arms:
             return list(arms.values())
         seconds: dict[str, float] = {name: arm.seconds(log) for name, arm in arms.items()}
-        for job in state.running.values():
-            if isinstance(job, Train):
-                trial = log.trials[job.trial]
-                seconds[trial.arm] += state.seconds(trial.hash, job.rows_to - job.rows_from, final=job.final)
+        for job in state.trains():
+            trial = log.trials[job.trial]
+            seconds[trial.arm] += state.seconds(trial.hash, job.rows_to - job.rows_from, final=job.final)
         tried = arms["baseline"].trials(log)
         # LoRA that never gets anywhere is cheap, and must not use up the trials of the space.
         hopeless = len(tried) >= HOPELESS_TRIALS and not any(trial.rungs for trial in tried)
@@ -139,7 +138,7 @@ class Explore:
 
     def _fits(self, trial: TrialLog) -> bool:
         """Whether a trial's next rung ends before exploration does."""
-        state, until = self._state, self._until()
+        state, until = self._state, self.until()
         if not trial.rungs:
             return True
         rungs = state.division.rungs

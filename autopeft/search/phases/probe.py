@@ -10,6 +10,7 @@ from autopeft.search.division import Speed, divide
 from autopeft.search.front import FRONT_SIZE
 from autopeft.search.state import State
 from autopeft.strategy.jobs import Job, Outcome, Probe
+from autopeft.trial.pack_speed import about_packs
 
 ATTEMPTS = 3
 """How often a probe may lose its worker."""
@@ -21,6 +22,7 @@ class ProbePhase:
     def __init__(self, state: State) -> None:
         self._state = state
         self._speeds: list[Speed] = []
+        self._packs: list[dict[int, float]] = []
         self._asked: set[int] = set()
         self._lost = 0
 
@@ -50,6 +52,7 @@ class ProbePhase:
         measured = outcome.values
         generate = measured.get("generate_seconds", 0.0)
         self._speeds.append(Speed(measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], generate))
+        self._packs.append(measured.get("packs") or {})
         if len(self._speeds) == self._state.slots:
             self._divide(outcome.seconds)
 
@@ -74,7 +77,12 @@ class ProbePhase:
         slowest = [max(getattr(s, name) for s in self._speeds) for name in ("train", "evaluate", "generate")]
         speed = Speed(*slowest)
         values = asdict(speed)
+        if all(self._packs):
+            slowest_pack = {str(size): max(found[size] for found in self._packs) for size in self._packs[0]}
+            values["packs"] = slowest_pack
         state.ledger.write("probe", kind="speed", values=values, seconds=seconds)
+        if state.pack_speeds:
+            state.ledger.note(about_packs(state.pack_speeds, state.rules.pack))
         arms = state.bind(speed).arms
         strategy = next(iter(arms.values())).strategy
         division = divide(

@@ -9,6 +9,7 @@ from autopeft.search.state import State
 from autopeft.space.configuration import Configuration
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Outcome, Purpose, Train
+from autopeft.trial.pack_speed import pack_gain
 
 ATTEMPTS = 3
 """How often a trial is started before it counts as failed."""
@@ -73,8 +74,15 @@ class Trainer:
             rung.latency for run in runs for rung in run.rungs
         )
 
-    def took(self, slot: int, job: Train, outcome: Outcome) -> None:
-        """Note the outcome of a job, and judge the trial."""
+    def took(self, slot: int, job: Train, outcome: Outcome, *, together: int = 1) -> None:
+        """Note the outcome of a job, and judge the trial.
+
+        Args:
+            slot: Where it ran.
+            job: The job.
+            outcome: What became of it.
+            together: Trials that were trained at once there.
+        """
         state, write = self._state, self._state.ledger.write
         limit = state.rules.budget.max_memory
         if outcome.status != "ok":
@@ -108,8 +116,10 @@ class Trainer:
             sha256=outcome.sha256,
             head_params=outcome.values["head_params"],
             latency=outcome.values.get("latency"),
+            together=together,
         )
-        state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds, execution=job.execution)
+        alone = outcome.train_seconds * pack_gain(state.pack_speeds, together)
+        state.field.costs.observe(job.configuration, outcome.rows, alone, execution=job.execution)
         if outcome.peak_bytes is not None:
             state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
@@ -120,11 +130,17 @@ class Trainer:
         else:
             self._judge(slot, state.ledger.log.trials[job.trial])
 
-    def lost(self, job: Train, lost: Lost) -> None:
-        """The worker died: the trial goes on from its last rung, unless it has died too often."""
+    def lost(self, job: Train, lost: Lost, share: float = 1.0) -> None:
+        """The worker died: the trial goes on from its last rung, unless it has died too often.
+
+        Args:
+            job: The job.
+            lost: What happened to its worker.
+            share: The trial's share of what the worker did.
+        """
         ledger = self._state.ledger
         trial = ledger.log.trials[job.trial]
-        seconds = ledger.used - self._state.began[lost.slot]
+        seconds = share * (ledger.used - self._state.began[lost.slot])
         if trial.attempts >= ATTEMPTS:
             detail = f"{lost.reason}; given up after {trial.attempts} attempts"
             ledger.write("trial_ended", trial=job.trial, status="failed", reason="lost", detail=detail, seconds=seconds)
