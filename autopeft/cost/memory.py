@@ -6,7 +6,7 @@ the very code that training runs, is executed on them while `LiveBytes` counts s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopeft.compose.adapt import AdaptedModel, adapt, can_checkpoint
 from autopeft.compose.base import Carrier
+from autopeft.compose.pack import PackedModel
 from autopeft.cost.live import LiveBytes, Peak, measure
+from autopeft.cost.pack import packed_gradients
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
 from autopeft.errors import InputError
 from autopeft.methods import METHODS
@@ -189,6 +191,47 @@ class MemoryModel:
             answers=max(1, round(share if at_once == rows else min(share, at_once * self._longest_answer))),
         )
 
+    def predict_pack(self, configurations: Sequence[Configuration]) -> Peak | None:
+        """The peak of one step of configurations trained together, each on its own longest batch.
+
+        It is not the sum of what they take alone: above the lowest part of any member, activations of all rows are kept
+        for the backward pass.
+
+        Returns:
+            None where a method's step needs values, so that nothing is predicted.
+        """
+        methods = {method for configuration in configurations for method in configuration.methods}
+        if not all(METHODS[method].predictable and METHODS[method].builds_on_meta for method in methods):
+            return None
+        carrier = self.carrier()
+        with torch.device("meta"):
+            members = [adapt(carrier, configuration, self._modules, seed=0) for configuration in configurations]
+            packed = PackedModel(members).train()
+        types = getattr(carrier.model.config, "type_vocab_size", 0) > 1
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            everything = nn.ModuleList([packed, *members])
+            make_fake(everything)
+            batches, optimizers = [], []
+            for member, configuration in zip(members, configurations, strict=True):
+                rows = configuration.training.batch_size
+                answers = max(1, round(self._answers * rows * (self._length - 1)))
+                batches.append(_fake_batch(rows, self._length, carrier.kind, types, answers))
+                optimizers.append(build_optimizer(member.groups(), configuration.training))
+                for parameter in member.trained().values():
+                    parameter.grad = torch.empty_like(parameter)
+                apply_gradients(optimizers[-1])
+            autocast_dtype = torch.bfloat16 if self._dtype == torch.bfloat16 else None
+
+            def step(counter: LiveBytes) -> None:
+                packed_gradients(packed, batches, optimizers, carrier.kind, autocast_dtype)
+                for optimizer in optimizers:
+                    apply_gradients(optimizer)
+
+            states = [state for optimizer in optimizers for state in optimizer.state.values()]
+            moments = [value for state in states for value in state.values() if torch.is_tensor(value)]
+            inputs = [tensor for batch in batches for tensor in batch.all()]
+            return measure(step, [*everything.parameters(), *everything.buffers(), *moments, *inputs])
+
     def _estimate(self, configuration: Configuration, rows: int, execution: Execution) -> Peak:
         """For methods whose step needs values: half as much again as DoRA needs, on every linear module."""
         dora = METHODS["dora"]
@@ -292,6 +335,10 @@ MARGIN = 1.001
 """Fake kernels keep the statistics of a norm in the dtype of its input, some real ones in float32: at most 0.04 %."""
 
 
+PACK_CAUTION = 2
+"""So many times the ceilings' activations bound those of a pack: whoever keeps a part of an output keeps all of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What the gate says of a configuration.
@@ -349,6 +396,21 @@ class MemoryGate:
     def observe(self, configuration: Configuration, measured: int, execution: Execution = PLAIN) -> None:
         """Learns from a run that needed more than was predicted (on a device whose kernels keep more)."""
         self._ratio = max(self._ratio, measured / self._model.predict(configuration, execution=execution).bytes)
+
+    def pack_fits(self, configurations: Sequence[Configuration]) -> bool:
+        """Whether configurations fit when they are trained together, each in the plain way.
+
+        Sure by far, or else by the exact prediction. What cannot be predicted does not fit.
+        """
+        if self._limit is None:
+            return True
+        ceilings = [self._ceiling(configuration) for configuration in configurations]
+        known = [ceiling for ceiling in ceilings if ceiling is not None]
+        base = self._corrected(self._model.base_bytes())
+        if len(known) == len(ceilings) and base + sum(PACK_CAUTION * (c - base) for c in known) <= self._limit:
+            return True
+        peak = self._model.predict_pack(configurations)
+        return peak is not None and self._corrected(peak.bytes) <= self._limit
 
     def _leaner(self, configuration: Configuration, limit: int) -> Fit:
         """The first way that fits; the leanest one is asked before those between."""

@@ -1,4 +1,4 @@
-"""One optimizer step of several models at once, and what it takes at most.
+"""One optimizer step of several models at once.
 
 Forward and backward pass run once over the rows of all members. Losses are means over a member's own rows, and no
 parameter belongs to two members, so that the gradient of the sum of the losses is each one's own.
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autopeft.compose.pack import PackedModel
-from autopeft.cost.live import Peak
 from autopeft.cost.step import CLIP_NORM, StepTensors, answer_logits, apply_gradients, loss_of
 
-__all__ = ["pack_bytes", "packed_logits", "packed_step"]
+__all__ = ["packed_gradients", "packed_logits", "packed_step"]
 
 
 def packed_step(
@@ -134,14 +133,3 @@ def join(batches: Sequence[StepTensors], pad_token: int) -> StepTensors:
         torch.cat([batch.labels for batch in batches]),
         torch.cat(positions) if positions else None,
     )
-
-
-def pack_bytes(peaks: Sequence[Peak | int], base_bytes: int) -> int:
-    """A bound on the live tensor bytes of a pack, from what its members take alone: all of it, but one base.
-
-    Args:
-        peaks: What each member takes alone, base included.
-        base_bytes: Of the frozen base.
-    """
-    alone = [peak if isinstance(peak, int) else peak.bytes for peak in peaks]
-    return sum(alone) - (len(alone) - 1) * base_bytes

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from autopeft.cost.pack import pack_bytes
 from autopeft.executors import Done, Lost, Wait
 from autopeft.search.division import EXPLORE_SHARE
 from autopeft.search.phases.train import Trainer
@@ -65,7 +64,7 @@ class Packer:
             job = ask()
             if not isinstance(job, Train):
                 break
-            if not self._joins(job) or not self._fits([*members, job]):
+            if not self._joins(job) or not state.field.pack_fits([m.configuration for m in (*members, job)]):
                 state.put_by.append(job)
                 break
             members.append(job)
@@ -95,15 +94,6 @@ class Packer:
     def _joins(self, job: Train) -> bool:
         # A trial whose worker died with it is not to take others along.
         return can_pack(job) and self._state.ledger.log.trials[job.trial].attempts == 1
-
-    def _fits(self, jobs: list[Train]) -> bool:
-        """Whether the jobs fit into a trial's memory, by what is known of each alone."""
-        field, known = self._state.field, self._state.ledger.log.configurations
-        if field.memory_limit is None:
-            return True
-        alone = [known[job.configuration.hash].predicted_bytes for job in jobs]
-        bounds = [count for count in alone if count is not None]
-        return len(bounds) == len(alone) and pack_bytes(bounds, field.base_bytes) <= field.memory_limit
 
     def _affords(self, members: list[Train], until: float | None) -> bool:
         """Whether there is time and compute for one more, of a first rung's size."""

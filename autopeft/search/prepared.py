@@ -206,11 +206,10 @@ class Prepared:
         costs.observe(speed_configuration(modules, self.raw.kind), 1000, 1000 * speed.train)
         if gate is None:
             return Field(modules, arms, costs)
-        base = memory.base_bytes()
         # On a processor what is measured is what was predicted.
         if not self.gpu:
-            return Field(modules, arms, costs, memory_limit=limit, base_bytes=base)
-        return Field(modules, arms, costs, gate.observe, limit, base)
+            return Field(modules, arms, costs, pack_fits=gate.pack_fits)
+        return Field(modules, arms, costs, gate.observe, gate.pack_fits)
 
     def infeasible(self) -> NothingFeasible | None:
         """Why nothing of the user's space fits the limits, or None. The formulas do not depend on the head."""

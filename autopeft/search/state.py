@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopeft.cost.time import StepCosts
@@ -72,16 +72,14 @@ class Field:
         arms: By name, in the order of precedence.
         costs: Learned step costs.
         measured: Told the bytes that training a configuration really took.
-        memory_limit: Live bytes that a worker may take, or None.
-        base_bytes: Of the frozen base; 0 where there is no limit.
+        pack_fits: Whether configurations fit into a worker's memory together.
     """
 
     modules: ModuleMap
     arms: Mapping[ArmName, Arm]
     costs: StepCosts
     measured: Callable[[Configuration, int, Execution], None] = lambda configuration, count, execution: None
-    memory_limit: int | None = None
-    base_bytes: int = 0
+    pack_fits: Callable[[Sequence[Configuration]], bool] = lambda configurations: True
 
 
 class State:
