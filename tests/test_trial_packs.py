@@ -161,7 +161,7 @@ def live_bytes(carrier: Carrier, configurations: list[Configuration], length: in
     return measure(step, [*held, *moments, *(t for batch in batches for t in batch.all())]).bytes
 
 
-@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("batch", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_memory_of_a_pack_is_what_was_predicted(setup: WorkSetup, batch: int) -> None:
     carrier = Workbench(setup).carrier("mean")
     modules = module_map(carrier.model)
