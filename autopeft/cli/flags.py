@@ -136,6 +136,8 @@ FLAGS: tuple[Flag, ...] = (
         "MLflow store (mlflow.db beside the run folder); `none` writes nothing",
         "URI",
     ),
+    Flag("--precision", "precision", RUN, "of the frozen base: float32 or bfloat16 (what is fastest here)", "DTYPE"),
+    Flag("--attention", "attention", RUN, "of the base: eager or sdpa (what is fastest here)", "NAME"),
 )
 
 

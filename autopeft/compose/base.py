@@ -40,6 +40,7 @@ __all__ = [
     "DType",
     "SharedBase",
     "attach",
+    "base_config",
     "checksum",
     "identify",
     "load_base",
@@ -140,6 +141,15 @@ def load_base(
     _set_pad_token(config, folder)
     biases = {} if dtype == "float32" else stored_biases(built, folder)
     return SharedBase(_plain(config), _to_arrays(built), dtype, kind, identity, biases)
+
+
+def base_config(model: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """The config of a base model as `load_base` gives it, without its weights.
+
+    Raises:
+        InputError: As `load_base`, as far as the config tells.
+    """
+    return _plain(_config(read_config(plain_folder(model, revision))))
 
 
 def attach(base: SharedBase, *, head: str, labels: int = 0, attention: Attention = "eager", seed: int = 0) -> Carrier:

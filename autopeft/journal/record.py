@@ -22,6 +22,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "space",
         "environment",
         "procedure",
+        "computing",
     ),
     "modules": ("map",),
     "probe": ("kind", "values", "seconds"),

@@ -36,8 +36,8 @@ def measured_speed(prepared: Prepared, head: str) -> tuple[Speed, dict[str, Any]
         AutopeftError: It broke.
     """
     threads = torch.get_num_threads()
-    # A worker of a search has one thread.
-    torch.set_num_threads(1)
+    # As many as a worker of a search has.
+    torch.set_num_threads(prepared.computing.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             setup = prepared.setup(Path(folder))

@@ -10,10 +10,10 @@ import torch
 
 from autopeft import catalogue
 from autopeft.compose.base import (
-    Attention,
-    DType,
     SharedBase,
     attach,
+    base_config,
+    identify,
     load_base,
     load_tokenizer,
     model_positions,
@@ -25,6 +25,7 @@ from autopeft.data.eval_sets import encode_eval_sets
 from autopeft.data.read import RawData, read
 from autopeft.errors import InputError, Problem
 from autopeft.executors.base import cores
+from autopeft.search.computing import Choosing, check_kept
 from autopeft.search.incumbent import check_incumbent
 from autopeft.search.machine import live_bytes_per_worker
 from autopeft.search.prepared import BASELINE_SPACE, Prepared
@@ -34,15 +35,6 @@ from autopeft.spec import SearchSpec
 from autopeft.strategy import validate
 
 T = TypeVar("T")
-LONG_ROWS = 256
-"""Tokens from which fused attention pays on a processor: below, its backward pass costs more than it saves."""
-
-
-def precision_here(gpu: bool) -> DType:
-    """The dtype of the frozen base: bfloat16 where the machine computes in it, else float32."""
-    if gpu:
-        return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 @dataclass(frozen=True)
@@ -107,8 +99,13 @@ def _tokenizer(spec: SearchSpec) -> Any:
     return load_tokenizer(spec.task.model, spec.task.revision)
 
 
-def prepare(spec: SearchSpec) -> Prepared:
+def prepare(spec: SearchSpec, *, measure: bool = False) -> Prepared:
     """Read, check and load everything.
+
+    Args:
+        spec: What was asked for.
+        measure: Whether it may be measured how this machine computes the model fastest; else what is known of it, or
+            the rule, is taken.
 
     Raises:
         InputError: Everything about task, space and strategy that cannot be used.
@@ -116,13 +113,21 @@ def prepare(spec: SearchSpec) -> Prepared:
     gathered = gather(spec, lambda: _tokenizer(spec))
     spec, raw, tokenizer = gathered.spec, gathered.raw, gathered.tokenizer
     gpu = on_gpus(spec)
-    precision = precision_here(gpu)
-    base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
+    identity = identify(spec.task.model, spec.task.revision)
+    model_max = model_positions(base_config(spec.task.model, spec.task.revision))
+    data, encoding_notes = encode(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
+    choosing = Choosing(spec, data, raw.kind, gpu=gpu, content_hash=identity.content_hash)
+    check_kept(spec, choosing.first)
+    base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=choosing.first.precision)
     if raw.kind == "causal_lm":
         _check_causal(spec, base)
     told = [] if spec.incumbent is None else check_incumbent(spec.incumbent, base, raw)
-    model_max = model_positions(base.config)
-    data, encoding_notes = encode(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
+    computing = choosing.first
+    if measure:
+        labels = {"causal_lm": 0, "regression": 1}.get(raw.kind, len(data.label_names))
+        computing = choosing.measured(base, head="lm" if raw.kind == "causal_lm" else "mean", labels=labels)
+        if computing.precision != base.dtype:
+            base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=computing.precision)
     memory_limit = spec.budget.max_memory
     if memory_limit is None and not gpu and spec.ray_address is None:
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
@@ -130,20 +135,20 @@ def prepare(spec: SearchSpec) -> Prepared:
         if memory_limit is not None:
             share = f"{memory_limit / 2**30:.1f} GiB"
             told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]
-    attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
     return gathered.with_model(
         data=data,
         text=plan_of(raw, data, tokenizer),
         base=base,
         gpu=gpu,
-        precision=precision,
-        attention=attention,
+        precision=computing.precision,
+        attention=computing.attention,
+        computing=computing,
         memory_limit=memory_limit,
         notes=(
             *raw.notes,
             *encoding_notes,
             *told,
-            f"the frozen base computes in {precision} with {attention} attention",
+            computing.told(),
         ),
         eval_sets=encode_eval_sets(raw, data, encoding_notes, tokenizer, model_max=model_max),
     )

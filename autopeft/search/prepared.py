@@ -37,6 +37,7 @@ from autopeft.spec import SearchSpec
 from autopeft.spec.parse import spec_to_dict
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.trial.computing import Computing
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import speed_configuration
 
@@ -64,6 +65,7 @@ class Prepared:
         gpu: Whether the workers compute on GPUs.
         precision: Dtype of the frozen base.
         attention: Attention implementation of the base.
+        computing: How these two were chosen, and the rest of how numbers are computed.
         memory_limit: Live bytes that a trial may take: the budget's limit, or each worker's share of what is free on
             this machine; None where neither is known.
         notes: What was inferred and decided, as sentences.
@@ -83,6 +85,7 @@ class Prepared:
     gpu: bool
     precision: DType
     attention: Attention
+    computing: Computing
     memory_limit: int | None
     notes: tuple[str, ...]
     eval_sets: Mapping[str, EvalSet]
@@ -254,6 +257,8 @@ class Prepared:
             target=budget.target,
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
+            evaluation_rows=self.computing.evaluation_rows,
+            threads=self.computing.threads,
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -304,6 +309,7 @@ class Prepared:
             },
             "space": self._about_space(head),
             "environment": dict(environment),
+            "computing": self.computing.to_dict(),
             "procedure": {
                 "evidence": self.spec.evidence,
                 "margin": self.margin,

@@ -84,7 +84,7 @@ def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | 
     check_folder(folder, resume=spec.resume, overwrite=spec.overwrite)
     notify(Event("prepare"))
     with terminating() as renew:
-        prepared = prepare(spec)
+        prepared = prepare(spec, measure=True)
         infeasible = prepared.infeasible()
         # Before the folder is touched: workers that cannot be had are bad input like any other.
         executor = None if infeasible else make(spec)

@@ -13,7 +13,7 @@ from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_
 from autopeft.spec.budget import TARGETS, Budget
 from autopeft.spec.eval_sets import parse_eval_sets
 from autopeft.spec.fields import Fields, read_text, suggest
-from autopeft.spec.search import EVIDENCE, EXECUTORS, OBJECTIVES, SearchSpec
+from autopeft.spec.search import ATTENTIONS, EVIDENCE, EXECUTORS, OBJECTIVES, PRECISIONS, SearchSpec
 from autopeft.spec.stored import as_given, spec_to_dict
 from autopeft.spec.task import HEADS, KINDS, METRICS, Metric, Task
 from autopeft.spec.yamlfile import read_yaml, read_yaml_file
@@ -208,6 +208,8 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         overwrite=overwrite,
         resume=resume,
         tracking_uri=fields.text("tracking_uri"),
+        precision=fields.choice("precision", PRECISIONS, "auto"),
+        attention=fields.choice("attention", ATTENTIONS, "auto"),
     )
     fields.finish()
     return spec

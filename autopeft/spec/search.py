@@ -13,6 +13,8 @@ Evidence = Literal["quick", "standard", "strict"]
 Objective = Literal["best", "pareto"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 EVIDENCE: tuple[str, ...] = get_args(Evidence)
+PRECISIONS = ("auto", "float32", "bfloat16")
+ATTENTIONS = ("auto", "eager", "sdpa")
 ExecutorName = Literal["ray", "tune", "inprocess"]
 EXECUTORS: tuple[str, ...] = get_args(ExecutorName)
 
@@ -45,6 +47,8 @@ class SearchSpec:
         overwrite: Whether a non-empty run folder may be replaced.
         resume: Whether a run folder is continued.
         tracking_uri: MLflow tracking store; None takes ``mlflow.db`` beside the run folder; ``"none"`` writes nothing.
+        precision: ``float32`` or ``bfloat16`` for the frozen base; ``auto`` takes what is fastest on the machine.
+        attention: ``eager`` or ``sdpa``; ``auto`` likewise.
     """
 
     task: Task
@@ -68,3 +72,5 @@ class SearchSpec:
     overwrite: bool = False
     resume: bool = False
     tracking_uri: str | None = None
+    precision: str = "auto"
+    attention: str = "auto"

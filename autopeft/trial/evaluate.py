@@ -18,7 +18,6 @@ from autopeft.data.encoded import Array, Batch, EncodedSplit
 from autopeft.trial.clock import JobClock
 from autopeft.trial.setup import WorkSetup
 
-EVALUATION_ROWS = 32
 GENERATED_ROWS = 24
 LOGIT_POSITIONS = 2048
 """Positions per batch for language models, whose logits are as wide as the vocabulary."""
@@ -66,7 +65,7 @@ class _Ticking(StoppingCriteria):
 def _batches(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Batch]:
     wanted = np.zeros(split.rows, dtype=bool)
     wanted[rows] = True
-    for group in evaluation_batches(split, EVALUATION_ROWS):
+    for group in evaluation_batches(split, setup.evaluation_rows):
         group = group[wanted[group]]
         if setup.kind == "causal_lm" and len(group):
             step = max(1, LOGIT_POSITIONS // int(split.lengths[group].max()))

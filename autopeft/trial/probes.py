@@ -13,7 +13,7 @@ from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, EncodedSplit
 from autopeft.evidence.probe import linear_probe
 from autopeft.trial.clock import JobClock
-from autopeft.trial.evaluate import EVALUATION_ROWS, autocast, tensors
+from autopeft.trial.evaluate import autocast, tensors
 from autopeft.trial.setup import WorkSetup
 
 PROBE_TRAIN_ROWS = 5000
@@ -29,7 +29,7 @@ def _choice(rows: int, most: int) -> Array:
 
 def _affordable(carrier: Carrier, split: EncodedSplit, setup: WorkSetup, device: torch.device) -> int:
     """Rows whose features can be computed in the time for it, from one timed batch."""
-    sample = _choice(split.rows, EVALUATION_ROWS)
+    sample = _choice(split.rows, setup.evaluation_rows)
     features(carrier, split, sample, setup, device)
     began = time.monotonic()
     features(carrier, split, sample, setup, device)
@@ -54,7 +54,7 @@ def features(
     place = np.full(split.rows, -1)
     place[rows] = np.arange(len(rows))
     result: dict[str, Array] = {}
-    for group in evaluation_batches(split, EVALUATION_ROWS):
+    for group in evaluation_batches(split, setup.evaluation_rows):
         group = group[place[group] >= 0]
         if not len(group):
             continue

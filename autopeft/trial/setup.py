@@ -34,6 +34,8 @@ class WorkSetup:
         target: What must load the winner.
         tokenizer: For language models, to read generated answers; None otherwise.
         meta: Stored with every adapter: how new rows are tokenised.
+        evaluation_rows: Rows of an evaluation batch.
+        threads: Threads that a worker computes with.
     """
 
     base: SharedBase
@@ -55,6 +57,8 @@ class WorkSetup:
     target: str = "any"
     tokenizer: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
+    evaluation_rows: int = 32
+    threads: int = 1
 
     @property
     def path(self) -> Path:
