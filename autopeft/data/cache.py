@@ -64,7 +64,7 @@ class Shelf:
         self._folder = None if folder is None else folder / sort
         self._most = most_bytes
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """The names of all entries, the latest used first."""
         found: list[tuple[float, str]] = []
         if self._folder is not None:

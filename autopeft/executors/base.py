@@ -13,10 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from autopeft.strategy.jobs import Job, Outcome
-from autopeft.trial.setup import Progress, WorkSetup
+
+if TYPE_CHECKING:
+    # Workers are started before the libraries of training are loaded here.
+    from autopeft.trial.setup import Progress, WorkSetup
 
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
@@ -17,7 +18,9 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskE
 from autopeft.errors import InputError
 from autopeft.executors.base import Event, Finished, Lost, PoolExecutor, Progressed, cores
 from autopeft.strategy.jobs import Job, Outcome
-from autopeft.trial.setup import Progress, WorkSetup
+
+if TYPE_CHECKING:
+    from autopeft.trial.setup import Progress, WorkSetup
 
 POLL_SECONDS = 0.5
 START_SECONDS = 120.0
@@ -27,18 +30,30 @@ GRACE_SECONDS = 15.0
 
 
 class _Worker:
-    """One actor: a workbench, and a second thread that answers how far it is."""
+    """One actor: a workbench, and a second thread that answers how far it is.
 
-    def __init__(self, setup: WorkSetup, threads: int) -> None:
-        import torch
+    What it needs is loaded when it starts; what it works on may be known later.
+    """
 
+    def __init__(self) -> None:
         from autopeft.trial.workbench import Workbench
 
-        torch.set_num_threads(threads)
-        self._bench = Workbench(setup)
+        self._make = Workbench
+        self._bench: Any = None
         self._progress: Progress | None = None
 
-    def run(self, job: Job) -> Any:
+    def ready(self, shared: list[Any]) -> int:
+        import torch
+
+        if self._bench is None:
+            # In a list, a reference is not looked up for every job.
+            setup = ray.get(shared[0])
+            torch.set_num_threads(setup.threads)
+            self._bench = self._make(setup)
+        return os.getpid()
+
+    def run(self, shared: list[Any], job: Job) -> Any:
+        self.ready(shared)
         self._progress = None
 
         def report(progress: Progress) -> None:
@@ -87,13 +102,16 @@ def connect(address: str | None) -> None:
         InputError: The cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It warns that another thread than the first sets no signal handlers: ours are in place.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
         return
     quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
     if address is None:
         own_token()
-        ray.init(num_cpus=cores(), include_dashboard=False, **quiet)
+        # Another cluster of this machine is not ours to use.
+        ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
         return
     try:
         _knock(address)
@@ -149,13 +167,17 @@ class RayExecutor(PoolExecutor):
         self._setup: Any = None
         self._notify: Callable[[Progressed], None] = lambda progressed: None
 
+    def begin(self) -> None:
+        """Start the actors: they load what they need while the data is read."""
+        self._pool = self._pool or [_Slot(self._actor()) for _ in range(self.slots)]
+
     def start(self, setup: WorkSetup, notify: Callable[[Progressed], None]) -> None:
-        """Put base and data into the object store once, and start the actors."""
+        """Put base and data into the object store once, and hand them to the actors."""
         self._notify = notify
         self._setup = ray.put(setup)
-        self._pool = [_Slot(self._actor()) for _ in range(self.slots)]
+        self.begin()
         try:
-            ray.get([place.actor.pid.remote() for place in self._pool], timeout=START_SECONDS)
+            ray.get([place.actor.ready.remote([self._setup]) for place in self._pool], timeout=START_SECONDS)
         except GetTimeoutError as error:
             free = ray.available_resources()
             have = ", ".join(f"{free[name]:g} {name}" for name in ("CPU", "GPU") if name in free)
@@ -173,20 +195,22 @@ class RayExecutor(PoolExecutor):
             "MKL_NUM_THREADS": str(threads),
             "TOKENIZERS_PARALLELISM": "false",
         }
+        # Ray has processes ready that want no environment of their own, and gives each the threads of its share.
+        own = {} if self._owns and not self.gpus_per_trial else {"runtime_env": {"env_vars": environment}}
         remote = ray.remote(_Worker).options(
             num_cpus=1 if self.gpus_per_trial == 0 else 0.01,
             num_gpus=self.gpus_per_trial,
             max_concurrency=2,
             max_restarts=0,
-            runtime_env={"env_vars": environment},
+            **own,
         )
-        return remote.remote(self._setup, threads)
+        return remote.remote()
 
     def submit(self, slot: int, job: Job) -> None:
         """See `PoolExecutor.submit`."""
         place = self._pool[slot]
         place.job, place.since, place.asked = job, time.monotonic(), None
-        place.running = place.actor.run.remote(job)
+        place.running = place.actor.run.remote([self._setup], job)
 
     def poll(self) -> Sequence[Event]:
         """See `PoolExecutor.poll`."""
@@ -241,17 +265,18 @@ class RayExecutor(PoolExecutor):
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, for tests and the report."""
-        return [int(ray.get(place.actor.pid.remote())) for place in self._pool]
+        return [int(ray.get(place.actor.ready.remote([self._setup]))) for place in self._pool]
 
     def stop(self) -> None:
         """Kill the actors and leave the cluster that we started."""
-        for place in self._pool:
-            ray.kill(place.actor)
-        self._pool = []
         self._setup = None
         self.close()
 
     def close(self) -> None:
-        """Leave the cluster, and end it if it was started here."""
+        """Kill the actors, leave the cluster, and end it if it was started here."""
+        for place in self._pool:
+            ray.kill(place.actor)
+        self._pool = []
         if self._owns:
             ray.shutdown()
+            self._owns = False

@@ -99,19 +99,21 @@ def _tokenizer(spec: SearchSpec) -> Any:
     return load_tokenizer(spec.task.model, spec.task.revision)
 
 
-def prepare(spec: SearchSpec, *, measure: bool = False) -> Prepared:
+def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], None] = lambda: None) -> Prepared:
     """Read, check and load everything.
 
     Args:
         spec: What was asked for.
         measure: Whether it may be measured how this machine computes the model fastest; else what is known of it, or
             the rule, is taken.
+        gathered: Called once everything but the model has been read and found good.
 
     Raises:
         InputError: Everything about task, space and strategy that cannot be used.
     """
-    gathered = gather(spec, lambda: _tokenizer(spec))
-    spec, raw, tokenizer = gathered.spec, gathered.raw, gathered.tokenizer
+    found = gather(spec, lambda: _tokenizer(spec))
+    gathered()
+    spec, raw, tokenizer = found.spec, found.raw, found.tokenizer
     gpu = on_gpus(spec)
     identity = identify(spec.task.model, spec.task.revision)
     model_max = model_positions(base_config(spec.task.model, spec.task.revision))
@@ -135,7 +137,7 @@ def prepare(spec: SearchSpec, *, measure: bool = False) -> Prepared:
         if memory_limit is not None:
             share = f"{memory_limit / 2**30:.1f} GiB"
             told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]
-    return gathered.with_model(
+    return found.with_model(
         data=data,
         text=plan_of(raw, data, tokenizer),
         base=base,

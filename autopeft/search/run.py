@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible
-from autopeft.executors import Executor, make
+from autopeft.executors import Executor, Starting
 from autopeft.journal import Journal, Record, check_folder
 from autopeft.search.controller import Controller
 from autopeft.search.division import FINISH_SECONDS
@@ -64,13 +64,20 @@ def search(
     return run(spec, on_event)
 
 
-def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | None = None) -> SearchResult:
+def run(
+    spec: SearchSpec,
+    on_event: Listener | None = None,
+    *,
+    started: float | None = None,
+    workers: Starting | None = None,
+) -> SearchResult:
     """Run a search that is fully specified.
 
     Args:
         spec: What to do.
         on_event: As for `search`.
         started: `time.monotonic()` at which the budget's time began; None takes now.
+        workers: Workers that come up already; None starts them once the data has been read.
 
     Raises:
         InputError: As for `search`.
@@ -81,21 +88,27 @@ def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | 
     notify = on_event or (lambda event: None)
     spec = replace(spec, out=spec.out or default_folder())
     folder = Path(str(spec.out))
-    check_folder(folder, resume=spec.resume, overwrite=spec.overwrite)
-    notify(Event("prepare"))
+    starting = [] if workers is None else [workers]
+
+    def start() -> None:
+        if not starting:
+            starting.append(Starting(spec))
+
     with terminating() as renew:
-        prepared = prepare(spec, measure=True)
-        infeasible = prepared.infeasible()
-        # Before the folder is touched: workers that cannot be had are bad input like any other.
-        executor = None if infeasible else make(spec)
-        renew()
         try:
+            check_folder(folder, resume=spec.resume, overwrite=spec.overwrite)
+            notify(Event("prepare"))
+            prepared = prepare(spec, measure=True, gathered=start)
+            infeasible = prepared.infeasible()
+            # Before the folder is touched: workers that cannot be had are bad input like any other.
+            executor = None if infeasible else starting[0].take()
+            renew()
             opened = Journal.resume if spec.resume else partial(Journal.create, overwrite=spec.overwrite)
             with opened(folder, started=began) as journal:
                 return _Session(prepared, journal, notify).run(executor, infeasible)
         finally:
-            if executor is not None:
-                executor.close()
+            for each in starting:
+                each.drop()
 
 
 def default_folder() -> str:

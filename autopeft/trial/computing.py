@@ -197,7 +197,7 @@ def keep_answer(key: str, answer: Computing) -> None:
 def answers() -> list[Computing]:
     """All that was measured before for this user, the latest used first."""
     shelf = _shelf()
-    found = [Computing.from_dict(shelf.values(key) or {}) for key in shelf.keys()]
+    found = [Computing.from_dict(shelf.values(key) or {}) for key in shelf.names()]
     return [replace(each, source="cached") for each in found if each is not None]
 
 
