@@ -23,6 +23,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "environment",
         "procedure",
         "computing",
+        "started",
     ),
     "modules": ("map",),
     "probe": ("kind", "values", "seconds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -20,9 +21,10 @@ from autopeft.compose.base import (
     reads_left_to_right,
 )
 from autopeft.compose.identity import config_alone
-from autopeft.data.encode import encode, plan_of
+from autopeft.data.encode import plan_of
 from autopeft.data.eval_sets import encode_eval_sets
 from autopeft.data.read import RawData, read
+from autopeft.data.tokens import encode_once
 from autopeft.errors import InputError, Problem
 from autopeft.executors.base import cores
 from autopeft.search.computing import Choosing, check_kept
@@ -111,16 +113,20 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
     Raises:
         InputError: Everything about task, space and strategy that cannot be used.
     """
+    at: dict[str, float] = {"libraries loaded": time.monotonic()}
     found = gather(spec, lambda: _tokenizer(spec))
+    at["data read"] = time.monotonic()
     gathered()
     spec, raw, tokenizer = found.spec, found.raw, found.tokenizer
     gpu = on_gpus(spec)
     identity = identify(spec.task.model, spec.task.revision)
     model_max = model_positions(base_config(spec.task.model, spec.task.revision))
-    data, encoding_notes = encode(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
+    data, encoding_notes = encode_once(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
+    at["tokenised"] = time.monotonic()
     choosing = Choosing(spec, data, raw.kind, gpu=gpu, content_hash=identity.content_hash)
     check_kept(spec, choosing.first)
     base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=choosing.first.precision)
+    at["model loaded"] = time.monotonic()
     if raw.kind == "causal_lm":
         _check_causal(spec, base)
     told = [] if spec.incumbent is None else check_incumbent(spec.incumbent, base, raw)
@@ -130,6 +136,7 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
         computing = choosing.measured(base, head="lm" if raw.kind == "causal_lm" else "mean", labels=labels)
         if computing.precision != base.dtype:
             base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=computing.precision)
+    at["way to compute chosen"] = time.monotonic()
     memory_limit = spec.budget.max_memory
     if memory_limit is None and not gpu and spec.ray_address is None:
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
@@ -145,6 +152,7 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
         precision=computing.precision,
         attention=computing.attention,
         computing=computing,
+        at=at,
         memory_limit=memory_limit,
         notes=(
             *raw.notes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class Prepared:
             this machine; None where neither is known.
         notes: What was inferred and decided, as sentences.
         eval_sets: Further rows that are scored in the end and decide nothing.
+        at: What was done -> `time.monotonic()` by then.
     """
 
     spec: SearchSpec
@@ -89,6 +90,7 @@ class Prepared:
     memory_limit: int | None
     notes: tuple[str, ...]
     eval_sets: Mapping[str, EvalSet]
+    at: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def identity(self) -> BaseIdentity:

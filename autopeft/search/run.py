@@ -103,9 +103,11 @@ def run(
             # Before the folder is touched: workers that cannot be had are bad input like any other.
             executor = None if infeasible else starting[0].take()
             renew()
+            at = {**prepared.at, "workers there": time.monotonic()}
+            phases = {name: round(moment - began, 3) for name, moment in at.items()}
             opened = Journal.resume if spec.resume else partial(Journal.create, overwrite=spec.overwrite)
             with opened(folder, started=began) as journal:
-                return _Session(prepared, journal, notify).run(executor, infeasible)
+                return _Session(prepared, journal, notify, phases).run(executor, infeasible)
         finally:
             for each in starting:
                 each.drop()
@@ -135,11 +137,12 @@ def environment() -> dict[str, Any]:
 class _Session:
     """One process's stretch of a search."""
 
-    def __init__(self, prepared: Prepared, journal: Journal, notify: Listener) -> None:
+    def __init__(self, prepared: Prepared, journal: Journal, notify: Listener, phases: dict[str, float]) -> None:
         from autopeft.tracking import Tracker, tracking_uri
 
         self._prepared, self._spec = prepared, prepared.spec
         self._folder = Path(journal.folder)
+        self._phases = phases
         self._notify = notify
         self._environment = environment()
         self._controller: Controller | None = None
@@ -170,7 +173,11 @@ class _Session:
                 self._tracker.catch_up(self._ledger.journal.records)
         else:
             self._ledger.write(
-                "search_started", schema=1, version=__version__, **self._prepared.header(self._environment)
+                "search_started",
+                schema=1,
+                version=__version__,
+                **self._prepared.header(self._environment),
+                started=self._phases,
             )
             self._ledger.write("modules", map=self._prepared.modules(self._prepared.heads[0]).to_dict())
         sources = spec_to_dict(self._spec)["eval_sets"]

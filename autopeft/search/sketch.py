@@ -7,9 +7,10 @@ from typing import Any
 from autopeft.compose.base import DType, load_tokenizer, model_positions
 from autopeft.compose.identity import TOKENIZER_FILES, config_alone
 from autopeft.compose.planned import planned_base, unbuildable
-from autopeft.data.encode import encode, plan_of
+from autopeft.data.encode import plan_of
 from autopeft.data.estimate import estimate
 from autopeft.data.plan import TextPlan
+from autopeft.data.tokens import encode_once
 from autopeft.errors import InputError
 from autopeft.search.prepare import gather, on_gpus
 from autopeft.search.prepared import Prepared
@@ -39,7 +40,7 @@ def sketch(spec: SearchSpec, device_tflops: float | None = None) -> Prepared:
         data, told = estimate(raw, **limits)
         text = TextPlan(raw.kind, raw.text_columns, raw.prompt_column, data.max_length, raw.label_names)
     else:
-        data, told = encode(raw, tokenizer, **limits)
+        data, told = encode_once(raw, tokenizer, **limits)
         text = plan_of(raw, data, tokenizer)
     computing = by_rule(gpu=gpu, longest=data.max_length, threads=1, precision=precision)
     attention = computing.attention
