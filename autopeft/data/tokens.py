@@ -53,6 +53,10 @@ def _key(raw: RawData, tokenizer: Any, max_length: int | None, model_max: int | 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or sum(table.nbytes for table in raw.splits.values()) < LEAST_BYTES:
         return None
+    said = json.loads(backend.to_str())
+    for name in ("truncation", "padding"):
+        # They are left over from its last call, and set anew in each.
+        said.pop(name, None)
     columns = [*raw.text_columns, *(name for name in (raw.prompt_column, raw.response_column) if name)]
     tokens = [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id]
     own = [type(tokenizer).__name__, int(min(tokenizer.model_max_length, 1 << 53)), tokens]
@@ -64,7 +68,7 @@ def _key(raw: RawData, tokenizer: Any, max_length: int | None, model_max: int | 
             "versions": versions,
             "kind": raw.kind,
             "texts": {split: _hash(table, columns) for split, table in raw.splits.items()},
-            "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
+            "tokenizer": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(),
             "own": own,
             "max_length": max_length,
             "model_max": model_max,
