@@ -146,6 +146,7 @@ class RayExecutor(PoolExecutor):
     def __init__(
         self, workers: int | None = None, gpus_per_trial: float | None = None, address: str | None = None
     ) -> None:
+        self._pool: list[_Slot] = []
         self._owns = not ray.is_initialized()
         connect(address)
         self._address = address
@@ -163,7 +164,6 @@ class RayExecutor(PoolExecutor):
                 f"{self.slots} workers at {needs} each need more than the cluster's {gpus:g} GPUs and {cpus:g} cores",
                 f"Use at most {fit} workers, or give each a smaller share of a GPU.",
             )
-        self._pool: list[_Slot] = []
         self._setup: Any = None
         self._notify: Callable[[Progressed], None] = lambda progressed: None
 
