@@ -100,6 +100,7 @@ class TestFlags:
             "objective": ("pareto", "pareto"),
             "seed": ("3", 3),
             "workers": ("2", 2),
+            "max_workers": ("8", 8),
             "gpus_per_trial": ("0.5", 0.5),
             "executor": ("inprocess", "inprocess"),
         }

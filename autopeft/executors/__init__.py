@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from autopeft.executors.base import Controller, Done, Event, Executor, Finished, Lost, Progressed, Wait
+from typing import TYPE_CHECKING
+
+from autopeft.executors.base import Controller, Done, Event, Executor, Finished, Lost, Progressed, Resized, Wait
 from autopeft.spec import SearchSpec
 
-__all__ = ["Controller", "Done", "Event", "Executor", "Finished", "Lost", "Progressed", "Wait", "make"]
+if TYPE_CHECKING:
+    from autopeft.executors.cluster import Seen
+
+__all__ = [
+    "Controller",
+    "Done",
+    "Event",
+    "Executor",
+    "Finished",
+    "Lost",
+    "Progressed",
+    "Resized",
+    "Wait",
+    "device_there",
+    "make",
+]
+
+
+def device_there(spec: SearchSpec) -> Seen | None:
+    """What the workers of a cluster compute on; None where they run on this machine, or on whatever it has.
+
+    Raises:
+        InputError: The cluster cannot be reached, has no room for the workers, or starts no process beside a GPU.
+    """
+    if spec.ray_address is None or spec.executor == "inprocess":
+        return None
+    from autopeft.executors.cluster import look
+
+    return look(spec.ray_address, spec.gpus_per_trial, spec.workers, spec.max_workers)
 
 
 def make(spec: SearchSpec) -> Executor:
@@ -24,4 +54,4 @@ def make(spec: SearchSpec) -> Executor:
         return TuneExecutor(spec.workers, spec.gpus_per_trial, spec.ray_address)
     from autopeft.executors.ray import RayExecutor
 
-    return RayExecutor(spec.workers, spec.gpus_per_trial, spec.ray_address)
+    return RayExecutor(spec.workers, spec.gpus_per_trial, spec.ray_address, spec.max_workers)

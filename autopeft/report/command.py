@@ -47,6 +47,7 @@ SEARCH_FLAGS = {
     "within": "--within",
     "objective": "--objective",
     "workers": "--workers",
+    "max_workers": "--max-workers",
     "gpus_per_trial": "--gpus-per-trial",
     "executor": "--executor",
     "seed": "--seed",

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from autopeft.data.sources import SPLITS
-from autopeft.executors import Done, Event, Lost, Progressed, Wait
+from autopeft.executors import Done, Event, Lost, Progressed, Resized, Wait
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
 from autopeft.search.phases import Confirm, EvalSets, Explore, ProbePhase, Simplify, TestPhase, Trainer
@@ -94,6 +94,11 @@ class Controller:
         state = self.state
         if isinstance(event, Progressed):
             state.progress[event.slot] = event.progress
+            return
+        if isinstance(event, Resized):
+            state.slots = event.slots
+            state.ledger.note(event.text)
+            self._probe.resized()
             return
         state.running.pop(event.slot, None)
         state.progress.pop(event.slot, None)

@@ -24,6 +24,7 @@ from autopeft.data.encode import encode, plan_of
 from autopeft.data.eval_sets import encode_eval_sets
 from autopeft.data.read import RawData, read
 from autopeft.errors import InputError, Problem
+from autopeft.executors import device_there
 from autopeft.executors.base import cores
 from autopeft.search.incumbent import check_incumbent
 from autopeft.search.machine import live_bytes_per_worker
@@ -115,8 +116,9 @@ def prepare(spec: SearchSpec) -> Prepared:
     """
     gathered = gather(spec, lambda: _tokenizer(spec))
     spec, raw, tokenizer = gathered.spec, gathered.raw, gathered.tokenizer
-    gpu = on_gpus(spec)
-    precision = precision_here(gpu)
+    there = device_there(spec)
+    gpu, precision, said = (on_gpus(spec), None, None) if there is None else (there.gpu, there.precision, there.note)
+    precision = precision or precision_here(gpu)
     base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
     if raw.kind == "causal_lm":
         _check_causal(spec, base)
@@ -143,6 +145,7 @@ def prepare(spec: SearchSpec) -> Prepared:
             *raw.notes,
             *encoding_notes,
             *told,
+            *([said] if said else []),
             f"the frozen base computes in {precision} with {attention} attention",
         ),
         eval_sets=encode_eval_sets(raw, data, encoding_notes, tokenizer, model_max=model_max),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopeft.cost.time import StepCosts
 from autopeft.errors import AutopeftError
@@ -86,6 +86,7 @@ class State:
         slots: Workers.
 
     Attributes:
+        slots: Workers now.
         running: Slot -> its job.
         began: Slot -> seconds used when its job was handed out.
         progress: Slot -> how far its job is.
@@ -149,7 +150,7 @@ class State:
     @property
     def finals(self) -> Finals:
         """Everything about finalists."""
-        return Finals(self.ledger, self.division, tuple(self.field.arms))
+        return Finals(self.ledger, replace(self.division, workers=self.slots), tuple(self.field.arms))
 
     def explore_until(self) -> float | None:
         """Seconds used at which exploring ends: later than planned where the finalists cannot use all their time."""

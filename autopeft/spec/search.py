@@ -36,7 +36,9 @@ class SearchSpec:
             (hundredths of a metric that is bounded by 1, else the metric's own unit); None looks for the best.
         objective: ``best`` returns one adapter; ``pareto`` also those that are worth their size, memory or time.
         overrides: ``("space.x", value)`` and ``("strategy.x", value)`` pairs from ``--set``.
-        workers: Trials at a time; None takes one per GPU, or one per core.
+        workers: Trials at a time; None takes one per GPU, or one per core, and follows the nodes of a cluster.
+        max_workers: Where `workers` is None: the most that follow a cluster. So many are asked for, so that a cluster
+            that grows by what waits starts nodes for them.
         gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
         executor: What runs the trials.
         ray_address: Address of a running Ray cluster; None starts one here.
@@ -60,6 +62,7 @@ class SearchSpec:
     objective: Objective = "best"
     overrides: tuple[tuple[str, Any], ...] = ()
     workers: int | None = None
+    max_workers: int | None = None
     gpus_per_trial: float | None = None
     executor: ExecutorName = "ray"
     ray_address: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 
 from autopeft.errors import AutopeftError
@@ -13,6 +14,8 @@ from autopeft.strategy.jobs import Job, Outcome, Probe
 
 ATTEMPTS = 3
 """How often a probe may lose its worker."""
+ANY = -1
+"""The head probe is one for all slots."""
 
 
 class ProbePhase:
@@ -21,8 +24,9 @@ class ProbePhase:
     def __init__(self, state: State) -> None:
         self._state = state
         self._speeds: list[Speed] = []
+        self._seconds = 0.0
         self._asked: set[int] = set()
-        self._lost = 0
+        self._lost: Counter[int] = Counter()
 
     def next(self, slot: int) -> Job | Wait:
         """The head probe first, alone; then the speed probe on all workers at once: they share the machine later."""
@@ -50,18 +54,25 @@ class ProbePhase:
         measured = outcome.values
         generate = measured.get("generate_seconds", 0.0)
         self._speeds.append(Speed(measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], generate))
-        if len(self._speeds) == self._state.slots:
-            self._divide(outcome.seconds)
+        self._seconds = outcome.seconds
+        self.resized()
+
+    def resized(self) -> None:
+        """Divide the budget when all workers that there are have answered."""
+        if self._speeds and not self._state.divided and len(self._speeds) >= self._state.slots:
+            self._divide(self._seconds)
 
     def lost(self, slot: int, reason: str) -> None:
         """The worker died; another one does the probe.
 
         Raises:
-            AutopeftError: It keeps dying.
+            AutopeftError: They keep dying.
         """
+        # A node that is lost takes many workers with it: once for each.
+        probe = slot if "heads" in self._state.ledger.log.probes else ANY
         self._asked.discard(slot)
-        self._lost += 1
-        if self._lost >= ATTEMPTS:
+        self._lost[probe] += 1
+        if self._lost[probe] >= ATTEMPTS:
             raise AutopeftError(f"workers die before they can train anything: {reason}")
 
     def _time_limit(self) -> float | None:
