@@ -10,12 +10,17 @@ import ray
 from autopeft.executors.folder import SharedFolder
 from autopeft.executors.room import Share
 from autopeft.executors.seats import Hello
-from autopeft.strategy.jobs import Job
+from autopeft.strategy.jobs import Job, Outcome
 from autopeft.trial.setup import Progress, WorkSetup
 
 
-class _Worker:
-    """One actor: a workbench, and a second thread that answers how far it is."""
+class Worker:
+    """One actor: a workbench, and a second thread that answers how far it is.
+
+    Args:
+        setup: What stays the same for all trials.
+        threads: How many it computes with.
+    """
 
     def __init__(self, setup: WorkSetup, threads: int) -> None:
         import torch
@@ -26,7 +31,8 @@ class _Worker:
         self._bench = Workbench(setup)
         self._progress: Progress | None = None
 
-    def run(self, job: Job) -> Any:
+    def run(self, job: Job) -> Outcome:
+        """Do a job."""
         self._progress = None
 
         def report(progress: Progress) -> None:
@@ -35,9 +41,11 @@ class _Worker:
         return self._bench.run(job, report)
 
     def progress(self) -> Progress | None:
+        """How far the job is; answered while it runs."""
         return self._progress
 
     def hello(self, mark: SharedFolder) -> Hello:
+        """Who this worker is, and whether it sees the run folder."""
         node, visible = ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES")
         return Hello(node, os.getpid(), self._bench.device.type, visible, mark.seen())
 
@@ -58,7 +66,7 @@ def start_worker(share: Share, setup: Any, mark: SharedFolder) -> tuple[Any, Any
         "MKL_NUM_THREADS": str(share.threads),
         "TOKENIZERS_PARALLELISM": "false",
     }
-    remote = ray.remote(_Worker).options(
+    remote = ray.remote(Worker).options(
         num_cpus=share.cpus,
         num_gpus=share.gpus,
         max_concurrency=2,

@@ -142,7 +142,7 @@ class RayExecutor(PoolExecutor):
             events += self._hear(now)
         if now - self._counted >= NODES_SECONDS:
             self._counted = now
-            resized = self.seats.count(nodes(), self.slots)
+            resized = self.seats.count(nodes(), self.slots, self._running)
             if resized is not None:
                 self.slots = resized.slots
                 events.append(resized)

@@ -162,19 +162,23 @@ class Seats:
         seat.actor = seat.hello = None
         self._told.append(text)
 
-    def count(self, have: Sequence[Node], told: int) -> Resized | None:
+    def count(self, have: Sequence[Node], told: int, busy: Collection[int]) -> Resized | None:
         """How many jobs can run at a time now, if that is not what was told before.
 
         Args:
             have: The nodes of the cluster now.
             told: The number of slots until now.
+            busy: Slots with a job: what becomes of their workers is seen by the job.
 
         Raises:
             AutopeftError: There has been no worker for too long.
         """
         held = sum(room(have, share(have, self._gpus)))
         self._wants = share(have, self._gpus)
-        now = time.monotonic()
+        now, alive = time.monotonic(), {node.id for node in have}
+        for slot, seat in enumerate(self._seats):
+            if seat.hello is not None and seat.hello.node not in alive and slot not in busy:
+                self.replace(slot)
         if self._follows:
             given_up = sum(seat.actor is None for seat in self._seats)
             self.fill(held + given_up)
