@@ -159,9 +159,11 @@ class RayExecutor(PoolExecutor):
         if ready:
             # Whatever else is ready by now: a node takes all of its workers with it.
             ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0)
-        for answer in ready:
-            if answer in new:
-                self.seats.greet(new[answer])
+        started = [new[answer] for answer in ready if answer in new]
+        if started:
+            self.seats.measure(nodes())
+        for slot in started:
+            self.seats.greet(slot)
         return [answer for answer in ready if answer not in new]
 
     def _collect(self, slot: int) -> Event:

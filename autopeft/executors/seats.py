@@ -48,6 +48,7 @@ class Seat:
     Attributes:
         actor: Its actor; None once the slot is given up.
         answer: Ray's reference to its hello.
+        share: What it asked for.
         born: When the actor was asked for, on the monotonic clock.
         first: Whether it was there from the start.
         hello: What it said; None until it has started.
@@ -56,6 +57,7 @@ class Seat:
 
     actor: Any
     answer: Any
+    share: Share
     born: float
     first: bool
     hello: Hello | None = None
@@ -95,7 +97,14 @@ class Seats:
     def fill(self, count: int, *, first: bool = False) -> None:
         """Ask for actors until there are so many seats."""
         while len(self._seats) < min(count, self._limit):
-            self._seats.append(Seat(*self._make(self._wants), time.monotonic(), first))
+            self._seats.append(self._seat(first))
+
+    def _seat(self, first: bool) -> Seat:
+        return Seat(*self._make(self._wants), self._wants, time.monotonic(), first)
+
+    def measure(self, have: Sequence[Node]) -> None:
+        """Take note of what a worker may ask for on the nodes that there are now."""
+        self._wants = share(have, self._gpus)
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -120,7 +129,7 @@ class Seats:
         """End a worker, also one that only cannot be reached, and ask for another one."""
         old = self._seats[slot]
         ray.kill(old.actor)
-        new = Seat(*self._make(self._wants), time.monotonic(), first=False)
+        new = self._seat(first=False)
         new.failures = old.failures if old.hello is None else 0
         self._seats[slot] = new
 
@@ -135,6 +144,10 @@ class Seats:
             hello: Hello = ray.get(seat.answer)
         except RayError as error:
             self._stillborn(slot, str(error).strip().splitlines()[-1])
+            return
+        if hello.shared and seat.share.cpus > self._wants.cpus:
+            # It waited for a node, and got one with fewer cores a worker than it asked for: others lack them.
+            self.replace(slot)
             return
         if hello.shared:
             seat.hello = hello
@@ -173,11 +186,13 @@ class Seats:
         Raises:
             AutopeftError: There has been no worker for too long.
         """
-        held = sum(room(have, share(have, self._gpus)))
-        self._wants = share(have, self._gpus)
+        self.measure(have)
+        held = sum(room(have, self._wants))
         now, alive = time.monotonic(), {node.id for node in have}
         for slot, seat in enumerate(self._seats):
-            if seat.hello is not None and seat.hello.node not in alive and slot not in busy:
+            gone = seat.hello is not None and seat.hello.node not in alive and slot not in busy
+            waits = seat.hello is None and seat.actor is not None and seat.share.cpus > self._wants.cpus
+            if gone or waits:
                 self.replace(slot)
         if self._follows:
             given_up = sum(seat.actor is None for seat in self._seats)
@@ -187,18 +202,18 @@ class Seats:
         self._watch(live, held, now)
         slots = max(1, min(max(live, held), live + young))
         useful = self._useful(have)
-        gone, came, self._known = self._known - useful, useful - self._known, useful
+        lost, came, self._known = self._known - useful, useful - self._known, useful
         if slots == told and not self._told:
             return None
         cause = self._told
         if slots != told:
-            cause = [*cause, _cause(len(gone), len(came)), f"{slots} workers now, {told} before"]
+            cause = [*cause, _cause(len(lost), len(came)), f"{slots} workers now, {told} before"]
         self._told = []
         return Resized(slots, "; ".join(text for text in cause if text) + ".")
 
     def _useful(self, have: Sequence[Node]) -> frozenset[str]:
         """Nodes with room for a worker."""
-        held = room(have, share(have, self._gpus))
+        held = room(have, self._wants)
         return frozenset(node.id for node, workers in zip(have, held, strict=True) if workers)
 
     def _watch(self, live: int, held: int, now: float) -> None:
