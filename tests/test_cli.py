@@ -102,6 +102,7 @@ class TestFlags:
             "workers": ("2", 2),
             "gpus_per_trial": ("0.5", 0.5),
             "executor": ("inprocess", "inprocess"),
+            "cache_bytes": ("4GiB", 2**32),
         }
         left_out = {"preset", "resume", "task.prompt_column", "task.response_column"}
         argv, expected = ["search"], {}

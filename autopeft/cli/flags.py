@@ -126,6 +126,13 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--gpus-per-trial", "gpus_per_trial", RUN, "fraction of a GPU per trial", "F", "number"),
     Flag("--executor", "executor", RUN, "ray, tune or inprocess (ray)", "NAME"),
     Flag("--ray-address", "ray_address", RUN, "address of a running Ray cluster", "ADDRESS"),
+    Flag(
+        "--cache-bytes",
+        "cache_bytes",
+        RUN,
+        "hidden states of frozen blocks kept on disk while the search runs (a quarter of the memory); 0 keeps none",
+        "BYTES",
+    ),
     Flag("--out", "out", RUN, "run folder (one is made under runs/)", "DIR"),
     Flag("--overwrite", "overwrite", RUN, "replace what lies in the run folder", reading="switch"),
     Flag("--resume", "resume", RUN, "go on with the search in --out; what no flag says is as it was", reading="switch"),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from autopeft.space.configuration import Configuration
 from autopeft.space.execution import PLAIN, Execution
+from autopeft.space.frozen import frozen_blocks
 from autopeft.space.modules import ModuleMap
 
 __all__ = ["StepCosts"]
@@ -95,6 +96,7 @@ class StepCosts:
 
     def __init__(self, modules: ModuleMap) -> None:
         self._modules = modules
+        self._looks_up = False
         self._sites = {site.name: site for site in modules.sites}
         self._width = sum(s.in_features + s.out_features for s in modules.sites if s.role != "norm") or 1
         self._learned: dict[Pass, _Learned] = {"train": _Learned("train"), "evaluate": _Learned("evaluate")}
@@ -106,6 +108,7 @@ class StepCosts:
         seconds: float,
         phase: Pass = "train",
         execution: Execution = PLAIN,
+        looked_up: int = 0,
     ) -> None:
         """Learns from what ran; observations without rows or time are ignored.
 
@@ -115,10 +118,13 @@ class StepCosts:
             seconds: Seconds in it.
             phase: ``train`` or ``evaluate``.
             execution: How its batches were computed.
+            looked_up: Lowest blocks whose hidden states were looked up instead of computed.
         """
+        if frozen_blocks(configuration, self._modules) and phase == "train":
+            self._looks_up = looked_up > 0
         if rows > 0 and seconds > 0 and math.isfinite(seconds):
             learned = self._learned[phase]
-            learned.add(self._work(configuration, phase, execution), seconds / rows, configuration.methods)
+            learned.add(self._work(configuration, phase, execution, looked_up), seconds / rows, configuration.methods)
 
     def predict(
         self, configuration: Configuration, rows: int, phase: Pass = "train", execution: Execution = PLAIN
@@ -131,17 +137,21 @@ class StepCosts:
         learned = self._learned[phase]
         if not learned.seconds:
             raise LookupError(f"no {phase} time has been observed; run the speed probe first")
-        return rows * learned.per_row(self._work(configuration, phase, execution), configuration.methods)
+        # What the latest job did that could look up, the next one will do.
+        looked_up = frozen_blocks(configuration, self._modules) if self._looks_up else 0
+        return rows * learned.per_row(self._work(configuration, phase, execution, looked_up), configuration.methods)
 
     def observed(self, phase: Pass = "train") -> int:
         """Number of observations."""
         return len(self._learned[phase].seconds)
 
-    def _work(self, configuration: Configuration, phase: Pass, execution: Execution) -> dict[str, float]:
+    def _work(
+        self, configuration: Configuration, phase: Pass, execution: Execution, looked_up: int
+    ) -> dict[str, float]:
         """Term -> how much of it a row needs, 1 being the whole model, in a batch of `STEP_ROWS`."""
         blocks = max(1, self._modules.blocks)
         lowest = blocks
-        work = {"forward": 1.0}
+        work = {"forward": 1.0 - looked_up / blocks}
         for name, part in configuration.parts():
             site = self._sites.get(name)
             lowest = min(lowest, site.block if site else 0)

@@ -33,6 +33,7 @@ class RungLog:
         sha256: Checksum of the checkpoint's weights, or None.
         head_params: Trained parameters of the head, or None.
         latency: Rows in a batch -> time of a forward pass over the bare base's, or None where it was not measured.
+        states: What kept hidden states of frozen blocks did for the job (``blocks`` looked up, 0 for none), or None.
         used: Seconds that the search had consumed.
     """
 
@@ -50,7 +51,13 @@ class RungLog:
     sha256: str | None = None
     head_params: int | None = None
     latency: Mapping[str, float] | None = None
+    states: Mapping[str, Any] | None = None
     used: float = 0.0
+
+    @property
+    def looked_up(self) -> int:
+        """Lowest blocks of the model that its job looked up instead of computing them."""
+        return int((self.states or {}).get("blocks", 0))
 
 
 @dataclass(frozen=True, slots=True)

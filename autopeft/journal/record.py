@@ -72,6 +72,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "sha256",
         "head_params",
         "latency",
+        "states",
     ),
     "decision": ("trial", "rung", "action", "reason"),
     "retried": ("trial", "reason", "attempt", "seconds"),

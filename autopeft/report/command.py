@@ -49,6 +49,7 @@ SEARCH_FLAGS = {
     "workers": "--workers",
     "gpus_per_trial": "--gpus-per-trial",
     "executor": "--executor",
+    "cache_bytes": "--cache-bytes",
     "seed": "--seed",
 }
 

@@ -37,6 +37,7 @@ from autopeft.spec import SearchSpec
 from autopeft.spec.parse import spec_to_dict
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.trial.frozen import default_cache_bytes
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import speed_configuration
 
@@ -252,6 +253,8 @@ class Prepared:
             merged=budget.target == "merged",
             max_adapter_size=budget.max_adapter_size,
             target=budget.target,
+            # Asked here, so that all workers decide alike.
+            cache_bytes=default_cache_bytes(folder) if self.spec.cache_bytes is None else self.spec.cache_bytes,
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import threading
 import time
@@ -34,6 +35,7 @@ from autopeft.search.snapshot import snapshot
 from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import checked, parse_search, spec_to_dict
+from autopeft.trial.frozen import states_folder
 
 if TYPE_CHECKING:
     from autopeft.tracking import Tracker
@@ -238,6 +240,8 @@ class _Session:
         )
         if status == "found" and values["winner"] is None:
             values["status"], values["message"] = "failed", "no trial ended well; see the causes in report.html"
+        if status != "cancelled":
+            shutil.rmtree(states_folder(self._folder), ignore_errors=True)
         place_winner(self._folder, values)
         values["predictions"] = FinalRows(self._ledger).write()
         self._ledger.write("finished", status=values["status"], result=values)

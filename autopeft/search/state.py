@@ -137,6 +137,7 @@ class State:
                     rung.rows - before,
                     rung.train_seconds,
                     execution=self.execution(trial.hash),
+                    looked_up=rung.looked_up,
                 )
                 before = rung.rows
         return self._field

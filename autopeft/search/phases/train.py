@@ -108,8 +108,15 @@ class Trainer:
             sha256=outcome.sha256,
             head_params=outcome.values["head_params"],
             latency=outcome.values.get("latency"),
+            states=outcome.values.get("states"),
         )
-        state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds, execution=job.execution)
+        state.field.costs.observe(
+            job.configuration,
+            outcome.rows,
+            outcome.train_seconds,
+            execution=job.execution,
+            looked_up=state.ledger.log.trials[job.trial].rungs[-1].looked_up,
+        )
         if outcome.peak_bytes is not None:
             state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
