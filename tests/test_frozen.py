@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from compose_models import carrier_of, save_tiny, uniform
 from transformers import AlbertConfig, AutoModel, T5Config
 
+import autopeft
 from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, load_base, meta_carrier
 from autopeft.compose.lookup import Entry, block_stack, frozen_part, states_after
@@ -27,6 +29,7 @@ from autopeft.space.execution import PLAIN, Execution
 from autopeft.space.frozen import frozen_blocks
 from autopeft.space.modules import ModuleMap
 from autopeft.strategy.jobs import Outcome, Train
+from autopeft.testing.executors import make_setup
 from autopeft.trial.checkpoint import read_arrays
 from autopeft.trial.fit import fit_of
 from autopeft.trial.frozen import FrozenStates, default_cache_bytes, states_folder
@@ -334,6 +337,7 @@ class TestTrials:
             subprocess.Popen(
                 [sys.executable, "-c", script, str(tmp_path), trial],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent,
+                env=os.environ | {"PYTHONPATH": str(Path(autopeft.__file__).parents[1])},
             )
             for trial in ("a", "b")
         ]  # fmt: skip
@@ -418,8 +422,6 @@ class TestFiles:
             file.close()
 
     def test_room_is_made_of_files_that_nobody_uses_the_oldest_first(self, tmp_path: Path) -> None:
-        import os
-
         folder = StateFolder(tmp_path, 3 * 65_536 + 8 * 4096)
         files = {}
         for age, name in ((30, "old"), (20, "older use"), (10, "new")):
@@ -454,3 +456,33 @@ def test_the_time_of_what_is_looked_up_is_learned() -> None:
     assert costs.predict(from_block(modules, 0, "lora"), 1000) == pytest.approx(10, rel=0.3)
     costs.observe(top, 1000, whole, looked_up=0)
     assert costs.predict(top, 1000) > 0.7 * whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_minilm(precision: str, minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    base = load_base(minilm, kind="sequence_classification", dtype=precision)  # type: ignore[arg-type]
+    setup = replace(make_setup(minilm, tiny_reviews, tmp_path), base=base, precision=precision)
+    same_on_a_real_model(setup, "mean", 3, 48, 1e-6 if precision == "float32" else 1e-2)
+
+
+@pytest.mark.slow
+def test_smollm2(smollm2: Path, tmp_path: Path) -> None:
+    """A llama of 135 M parameters, with grouped keys and rotary positions."""
+    base = load_base(smollm2, kind="causal_lm", dtype="float32")
+    setup = replace(tiny_setup("llama", tmp_path), base=base)
+    same_on_a_real_model(setup, "lm", 25, 16, 1e-6)
+
+
+def same_on_a_real_model(setup: WorkSetup, head: str, lowest: int, rows: int, tolerance: float) -> None:
+    job = replace(train_job(Workbench(setup), head, lowest), rows_to=rows, evaluate_rows=rows)
+    whole = outcome_of(replace(setup, cache_bytes=0), job)
+    expected = read_arrays(setup.path / str(whole.outputs))
+    filled, read = outcome_of(setup, job), outcome_of(setup, job)
+    assert (filled.values["states"]["blocks"], read.values["states"]["filled"]) == (lowest, 0)
+    assert numbers(filled) == numbers(read)
+    assert filled.loss == pytest.approx(whole.loss, rel=tolerance)
+    found = read_arrays(setup.path / str(read.outputs))
+    np.testing.assert_allclose(
+        found["log_likelihood"], expected["log_likelihood"], rtol=10 * tolerance, atol=10 * tolerance
+    )
