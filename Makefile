@@ -66,6 +66,7 @@ bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of
 	$(PY) benchmarks/search_error_rate.py
 	$(PY) benchmarks/real_searches.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/memory_prediction.py
+	$(PY) benchmarks/frozen_prefix.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/methods.py $(if $(DATA),--data-root $(DATA)) > docs/methods-measured.md.new
 	mv docs/methods-measured.md.new docs/methods-measured.md

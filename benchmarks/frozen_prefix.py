@@ -135,9 +135,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     precision = given.precision or precision_here(gpu=False)
-    print(
-        "| start | train whole | looked up | ratio | evaluate whole | looked up | ratio | fill | visits to pay |"
-    )
+    print("| start | train whole | looked up | ratio | evaluate whole | looked up | ratio | fill | visits to pay |")
     print("|---|---|---|---|---|---|---|---|---|")
     table = []
     with tempfile.TemporaryDirectory() as folder:

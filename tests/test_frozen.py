@@ -293,7 +293,8 @@ class TestTrials:
         assert shortened.values["states"]["filled"] == 60
         (tmp_path / "elsewhere").mkdir()
         # The rows fit, the file system's pages do not: some rows are computed whenever they are needed.
-        tight = replace(setup, folder=str(tmp_path / "elsewhere"), cache_bytes=2 * 2262 * 32 * 4)
+        tokens = sum(len(setup.data.splits[name].input_ids) for name in ("train", "validation"))
+        tight = replace(setup, folder=str(tmp_path / "elsewhere"), cache_bytes=tokens * 32 * 4)
         blocked = tmp_path / "blocked"
         blocked.mkdir()
         (blocked / "states").write_text("a file where the folder should be")
@@ -301,6 +302,9 @@ class TestTrials:
         assert lone.values["states"]["filled"] >= 160
         assert numbers(first) == numbers(damaged) == numbers(shortened) == numbers(lone)
         assert numbers(outcome_of(tight, job)) == numbers(first)
+        partly = outcome_of(tight, job)
+        assert 0 < partly.values["states"]["filled"] < 100
+        assert numbers(partly) == numbers(first)
 
     def test_a_trial_goes_on_from_its_checkpoint_with_and_without_files(self, tmp_path: Path) -> None:
         setup = tiny_setup("bert", tmp_path)
