@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import optuna
@@ -14,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autopeft.space.configuration import Scalar
 from autopeft.space.dimension import Choice, Dimension, Values
 from autopeft.strategy.base import Sampler, TrialView
-from autopeft.strategy.samplers import Prior, estimates, inside, mutate, position
+from autopeft.strategy.samplers import Prior, inside, mutate, position
+from autopeft.strategy.trials import Trials, usable
 
 
 class TPESampler(Sampler):
@@ -79,49 +81,42 @@ class TPESampler(Sampler):
         """A point of the prior, a neighbour of a good point, or the estimator's; see the class."""
         rng = np.random.default_rng([self._seed, index])
         draw = float(rng.random())
-        ranked = {name: value for name, value in estimates(trials).items() if np.isfinite(value)}
-        known = [trial for trial in trials if inside(trial.values, self._dimensions)]
-        scored = [trial for trial in known if trial.trial in ranked]
-        infeasible = [trial for trial in known if trial.status == "infeasible"]
-        enough = index >= self._startup and len(scored) + len(infeasible) >= self._startup
-        if not self._dimensions or not enough or draw < self._prior_share:
+        known = Trials.of(trials)
+        settled = len(self._some(known.latest(), self._startup))
+        if not self._dimensions or index < self._startup or settled < self._startup or draw < self._prior_share:
             return dict(self._prior(index))
-        if index >= self._mutate_from and scored and draw < self._prior_share + self._mutate:
-            best = sorted(scored, key=lambda trial: (-ranked[trial.trial], trial.index))[:3]
-            return self._fresh_neighbour(best[int(rng.integers(len(best)))], known, rng)
+        if index >= self._mutate_from and draw < self._prior_share + self._mutate:
+            best = self._some((view for _, view in known.best()), 3)
+            if best:
+                return self._fresh_neighbour(best[int(rng.integers(len(best)))], known, rng)
+        lifts = known.lifts()
         shown = [
-            _frozen(self._internal(trial.values), self._distributions, trial, ranked.get(trial.trial))
-            for trial in self._seen(known, scored, infeasible, ranked)
+            _frozen(
+                self._internal(trial.values),
+                self._distributions,
+                trial,
+                trial.scores[-1] + lifts[len(trial.scores) - 1] if usable(trial) else None,
+            )
+            for trial in self._seen(known)
         ]
         return self._ask(shown, int(rng.integers(2**32)))
 
-    def _seen(
-        self,
-        known: Sequence[TrialView],
-        scored: Sequence[TrialView],
-        infeasible: Sequence[TrialView],
-        ranked: dict[str, float],
-    ) -> list[TrialView]:
+    def _seen(self, known: Trials) -> list[TrialView]:
         """The trials shown: those running without a score, and of the rest the best and the latest."""
-        latest_first = sorted([*scored, *infeasible], key=lambda trial: -trial.index)
-        best_first = sorted(scored, key=lambda trial: (-ranked[trial.trial], trial.index))
-        chosen = {trial.trial: trial for trial in best_first[: self._window // 2]}
-        for trial in latest_first:
-            if len(chosen) >= self._window:
-                break
-            chosen.setdefault(trial.trial, trial)
-        running = [trial for trial in known if trial.status == "running" and trial.trial not in ranked]
-        for trial in running[-self._window :]:
-            chosen[trial.trial] = trial
+        chosen = {view.trial: view for view in self._some((view for _, view in known.best()), self._window // 2)}
+        latest = (view for view in known.latest() if view.trial not in chosen)
+        chosen |= {view.trial: view for view in self._some(latest, self._window - len(chosen))}
+        chosen |= {view.trial: view for view in self._some(known.unscored(), self._window)}
         return sorted(chosen.values(), key=lambda trial: (trial.index, trial.trial))
 
-    def _fresh_neighbour(
-        self, parent: TrialView, known: Sequence[TrialView], rng: np.random.Generator
-    ) -> dict[str, Scalar]:
-        tried = [dict(trial.values) for trial in known]
+    def _some(self, views: Iterable[TrialView], count: int) -> list[TrialView]:
+        """The first so many that the encoding can express."""
+        return list(islice((view for view in views if inside(view.values, self._dimensions)), count))
+
+    def _fresh_neighbour(self, parent: TrialView, known: Trials, rng: np.random.Generator) -> dict[str, Scalar]:
         point = mutate(parent.values, self._dimensions, rng)
         for _ in range(10):
-            if point not in tried:
+            if not known.tried(point):
                 break
             # A small space may have no untried neighbour: walk on from the one that is taken.
             point = mutate(point, self._dimensions, rng)
