@@ -10,6 +10,7 @@ methods deviates from the sum is learned as a ratio.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,6 +80,9 @@ ratios of the terms differ between machines by about half."""
 WHOLE_ROWS = ("forward", "recompute")
 """Terms without a cost of their own per step."""
 
+KEPT = 500
+"""Observations that count: the latest. A machine changes while it works, and a fit over all would cost more and more."""
+
 MIX_WEIGHT = 2.0
 """Observations of a mix of methods at which its own ratio has half its effect."""
 
@@ -134,8 +138,8 @@ class StepCosts:
         return rows * learned.per_row(self._work(configuration, phase, execution), configuration.methods)
 
     def observed(self, phase: Pass = "train") -> int:
-        """Number of observations."""
-        return len(self._learned[phase].seconds)
+        """Number of observations, also of those that do not count any more."""
+        return self._learned[phase].count
 
     def _work(self, configuration: Configuration, phase: Pass, execution: Execution) -> dict[str, float]:
         """Term -> how much of it a row needs, 1 being the whole model, in a batch of `STEP_ROWS`."""
@@ -162,18 +166,20 @@ class StepCosts:
 
 @dataclass
 class _Learned:
-    """One regression: the terms of past jobs, their seconds per row, and the fit."""
+    """One regression: the terms of the latest jobs, their seconds per row, and the fit."""
 
     phase: Pass
-    work: list[dict[str, float]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    mixes: list[tuple[str, ...]] = field(default_factory=list)
+    work: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    mixes: deque[tuple[str, ...]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    count: int = 0
     fit: tuple[float, dict[str, float], dict[tuple[str, ...], float]] | None = None
 
     def add(self, work: dict[str, float], seconds: float, mix: tuple[str, ...]) -> None:
         self.work.append(work)
         self.seconds.append(seconds)
         self.mixes.append(mix)
+        self.count += 1
         self.fit = None
 
     def prior(self, term: str) -> float:

@@ -84,9 +84,7 @@ class Controller:
         """What the free slot does now."""
         answer = self._next(slot)
         if not isinstance(answer, Wait | Done):
-            self.state.running[slot] = answer
-            self.state.began[slot] = self.state.ledger.used
-            self.state.progress.pop(slot, None)
+            self.state.occupy(slot, answer)
         return answer
 
     def on_event(self, event: Event) -> None:
@@ -95,8 +93,7 @@ class Controller:
         if isinstance(event, Progressed):
             state.progress[event.slot] = event.progress
             return
-        state.running.pop(event.slot, None)
-        state.progress.pop(event.slot, None)
+        state.release(event.slot)
         if isinstance(event, Lost):
             self._lost(event)
             return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from heapq import heapreplace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,24 +67,14 @@ class Finals:
     def explored(self) -> dict[Role, TrialLog]:
         """Role -> the best trial of the arm's exploration, as `candidates` says."""
         log = self._ledger.log
-        metric = log.rung_metric
         found: dict[Role, TrialLog] = {}
-        tried: dict[Role, list[TrialLog]] = {}
         for arm in self._arms:
-            trials = self._tried(arm)
-            if trials:
-                # Of equal scores, the smaller adapter.
-                found[ROLES[arm]] = max(
-                    trials,
-                    key=lambda t: (
-                        t.rungs[-1].rung,
-                        t.rungs[-1].metrics[metric],
-                        -log.configurations[t.hash].adapter_params,
-                    ),
-                )
-                tried[ROLES[arm]] = trials
+            # Of equal scores, the smaller adapter.
+            standings = log.index.standings(arm, "explore")
+            if standings:
+                found[ROLES[arm]] = log.trials[standings[0][-1]]
         if self.margin is not None and len(found) == 2:
-            found["challenger"] = self._smallest(found, tried["challenger"])
+            found["challenger"] = self._smallest(found)
         return found
 
     def _tried(self, arm: ArmName) -> list[TrialLog]:
@@ -96,7 +88,7 @@ class Finals:
         margin: float | None = self._ledger.log.header.get("procedure", {}).get("margin")
         return margin
 
-    def _smallest(self, found: dict[Role, TrialLog], tried: list[TrialLog]) -> TrialLog:
+    def _smallest(self, found: dict[Role, TrialLog]) -> TrialLog:
         """The smallest of those that went furthest and seem to keep half of the margin; fresh seeds must show it all.
 
         Where none seems to, the best of those that are smaller than the baseline: nothing else could be returned as
@@ -106,18 +98,16 @@ class Finals:
         if log.rung_metric != log.metric or self.margin is None:
             return best
 
-        def score(trial: TrialLog) -> float:
-            return trial.rungs[-1].metrics[log.metric]
-
-        def params(trial: TrialLog) -> int:
-            return log.configurations[trial.hash].adapter_params
-
-        mark = score(baseline) - self.margin / 2
-        smaller = [t for t in tried if t.rungs[-1].rung == best.rungs[-1].rung and params(t) < params(baseline)]
-        kept = [trial for trial in smaller if score(trial) >= mark]
-        if kept:
-            return min(kept, key=lambda t: (params(t), -score(t)))
-        return max(smaller, key=lambda t: (score(t), -params(t)), default=best)
+        most = log.configurations[baseline.hash].adapter_params
+        mark = baseline.rungs[-1].metrics[log.metric] - self.margin / 2
+        standings = log.index.standings(ARMS["challenger"], "explore")
+        # (parameters, minus the score, number, id) of those that went furthest and are smaller.
+        furthest = takewhile(lambda standing: standing[0] == standings[0][0], standings)
+        smaller = [(params, worth, number, name) for _, worth, params, number, name in furthest if params < most]
+        if not smaller:
+            return best
+        kept = [each for each in smaller if -each[1] >= mark]
+        return log.trials[min(kept)[-1] if kept else min(smaller, key=lambda each: (each[1], *each))[-1]]
 
     def name(
         self,
@@ -346,7 +336,7 @@ class Finals:
     def _runs(self) -> list[TrialLog]:
         """Runs with fresh seeds on as many rows as these finalists get: a reopened search may have shorter ones."""
         rows = self._named().get("rows", 0)
-        runs = [trial for trial in self._ledger.log.trials.values() if trial.purpose == "confirm"]
+        runs = self._ledger.log.index.of_purpose("confirm")
         return [run for run in runs if run.status != "completed" or run.rows >= rows]
 
 
@@ -357,8 +347,8 @@ def evaluated_rows(outputs: Mapping[str, Array]) -> int:
 
 def makespan(seconds: list[float], workers: int) -> float:
     """When the last of these runs ends, longest first on the worker that is free first."""
-    ends = [0.0] * max(1, workers)
+    # Workers beyond the number of runs stay free.
+    ends = [0.0] * max(1, min(workers, len(seconds)))
     for run in sorted(seconds, reverse=True):
-        first = ends.index(min(ends))
-        ends[first] += run
+        heapreplace(ends, ends[0] + run)
     return max(ends)

@@ -33,6 +33,8 @@ class Simplify:
     def __init__(self, state: State, trainer: Trainer) -> None:
         self._state = state
         self._trainer = trainer
+        self._order: tuple[tuple[str, ...], list[str]] = ((), [])
+        self._found: tuple[str, dict[str, Group]] = ("", {})
 
     def reserve(self) -> float:
         """Seconds that are kept for it at the end of the exploration; 0 where there is nothing to try."""
@@ -75,11 +77,8 @@ class Simplify:
 
     def _affordable(self, trial: TrialLog) -> dict[str, Group]:
         """As many groups as there is time for, those with the most parameters first."""
-        state, groups = self._state, self._groups()
-        modules, division = state.field.modules, state.division
-        whole = state.configuration(trial.hash)
-        left = {label: without(whole, modules, [group]).adapter_params(modules) for label, group in groups.items()}
-        order = sorted(groups, key=lambda label: (left[label], label))
+        state, division = self._state, self._state.division
+        groups, order = self._ordered(trial)
         if division.explore_until is None:
             most = max(0, int(SHARE * (division.max_trials or 0)) - 2)
         else:
@@ -87,6 +86,16 @@ class Simplify:
             room = SHARE * (division.explore_until - started)
             most = sum(self._cost(trial, drops) <= room for drops in range(1, len(order) + 1))
         return {label: groups[label] for label in order[:most]}
+
+    def _ordered(self, trial: TrialLog) -> tuple[dict[str, Group], list[str]]:
+        """The groups, and their labels, those with the most parameters first."""
+        state, groups = self._state, self._groups()
+        key = (trial.hash, *groups)
+        if self._order[0] != key:
+            modules, whole = state.field.modules, state.configuration(trial.hash)
+            left = {label: without(whole, modules, [group]).adapter_params(modules) for label, group in groups.items()}
+            self._order = (key, sorted(groups, key=lambda label: (left[label], label)))
+        return groups, self._order[1]
 
     def _cost(self, trial: TrialLog, drops: int) -> float:
         """Seconds that so many drops take, and the run without all that can go."""
@@ -102,7 +111,10 @@ class Simplify:
         if known is not None and known["challenger"] == trial.hash and state.ledger.log.simplify is None:
             # Found out before the search was opened again.
             return {}
-        return simpler(state.configuration(trial.hash), state.field.modules, state.rules.budget.target)
+        if self._found[0] != trial.hash:
+            whole = state.configuration(trial.hash)
+            self._found = (trial.hash, simpler(whole, state.field.modules, state.rules.budget.target))
+        return self._found[1]
 
     def _challenger(self) -> TrialLog | None:
         """The challenger as it was explored, if it was trained in full."""
