@@ -115,18 +115,32 @@ class Record:
     data: Mapping[str, Any]
 
 
-def encode(record: Record) -> bytes:
+def spell(data: Any) -> str:
+    """A value as the journal spells it.
+
+    Raises:
+        ValueError: It holds NaN or an infinity, which JSON cannot spell.
+        TypeError: It holds something that is not a JSON value.
+    """
+    return json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def encode(record: Record, data: str | None = None) -> bytes:
     """The line of a record, line end included.
 
     The checksum is the crc32 of the line without its ``crc`` member, so that a reader checks the bytes that it read
     and need not spell the JSON again.
 
+    Args:
+        record: The record.
+        data: Its data as `spell` spells them, where that is known.
+
     Raises:
         ValueError: The data hold NaN or an infinity, which JSON cannot spell.
         TypeError: The data hold something that is not a JSON value.
     """
-    fields = {"seq": record.seq, "type": record.type, "used": record.used, "time": record.time, "data": record.data}
-    body = json.dumps(fields, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
+    fields = {"seq": record.seq, "type": record.type, "used": record.used, "time": record.time}
+    body = f'{spell(fields)[:-1]},"data":{spell(record.data) if data is None else data}}}'.encode()
     return b'%s%s%08x"}\n' % (body[:-1], _CHECKSUM, zlib.crc32(body))
 
 

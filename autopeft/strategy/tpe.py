@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import datetime
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,13 +12,18 @@ from itertools import islice
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.space.configuration import Scalar
 from autopeft.space.dimension import Choice, Dimension, Values
 from autopeft.strategy.base import Sampler, TrialView
 from autopeft.strategy.samplers import Prior, inside, mutate, position
 from autopeft.strategy.trials import Trials, usable
+
+EPOCH = datetime.datetime.fromtimestamp(0)
+"""When Optuna is told that trials ran: it does not ask."""
 
 
 class TPESampler(Sampler):
@@ -75,6 +82,7 @@ class TPESampler(Sampler):
         self._prior_share = prior_share
         self._mutate = mutate
         self._mutate_from = 3 * startup if mutate_from is None else mutate_from
+        self._places: dict[str, tuple[Values, dict[str, float | int] | None]] = {}
         self._distributions = {d.name: _distribution(d) for d in self._dimensions}
 
     def propose(self, index: int, trials: Sequence[TrialView]) -> Values:
@@ -91,8 +99,8 @@ class TPESampler(Sampler):
                 return self._fresh_neighbour(best[int(rng.integers(len(best)))], known, rng)
         lifts = known.lifts()
         shown = [
-            _frozen(
-                self._internal(trial.values),
+            _Shown(
+                self._encoded(trial),
                 self._distributions,
                 trial,
                 trial.scores[-1] + lifts[len(trial.scores) - 1] if usable(trial) else None,
@@ -111,7 +119,7 @@ class TPESampler(Sampler):
 
     def _some(self, views: Iterable[TrialView], count: int) -> list[TrialView]:
         """The first so many that the encoding can express."""
-        return list(islice((view for view in views if inside(view.values, self._dimensions)), count))
+        return list(islice((view for view in views if self._encoded(view) is not None), count))
 
     def _fresh_neighbour(self, parent: TrialView, known: Trials, rng: np.random.Generator) -> dict[str, Scalar]:
         point = mutate(parent.values, self._dimensions, rng)
@@ -122,16 +130,31 @@ class TPESampler(Sampler):
             point = mutate(point, self._dimensions, rng)
         return point
 
-    def _internal(self, values: Values) -> dict[str, float | int]:
-        """A point in Optuna's terms: choices by their place, since 1, 1.0 and True are one category to it."""
-        return {d.name: _place(d, values[d.name]) for d in self._dimensions}
+    def _encoded(self, trial: TrialView) -> dict[str, float | int] | None:
+        """A point in Optuna's terms: choices by their place, since 1, 1.0 and True are one category to it.
+
+        None for a point that the encoding cannot express. It is remembered for the trials that were asked about last.
+        """
+        found = self._places.pop(trial.trial, None)
+        if found is None or found[0] is not trial.values:
+            legal = inside(trial.values, self._dimensions)
+            places = {d.name: _place(d, trial.values[d.name]) for d in self._dimensions} if legal else None
+            found = (trial.values, places)
+        self._places[trial.trial] = found
+        if len(self._places) > 4 * self._window:
+            del self._places[next(iter(self._places))]
+        return found[1]
 
     def _ask(self, shown: Sequence[FrozenTrial], seed: int) -> dict[str, Scalar]:
         # The startup is counted here, over all trials; a study that shows only a window of them must not count again.
         sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=seed)
         with _quiet():
-            study = optuna.create_study(direction="maximize", sampler=sampler)
-        study.add_trials(shown)
+            storage = InMemoryStorage()
+            number = storage.create_new_study([StudyDirection.MAXIMIZE], "question")
+            for trial in shown:
+                # `Study.add_trial` would check again what every question checks of every trial.
+                storage.create_new_trial(number, trial)
+            study = optuna.load_study(study_name="question", storage=storage, sampler=sampler)
         answer = study.ask(dict(self._distributions)).params
         point: dict[str, Scalar] = {}
         for dimension in self._dimensions:
@@ -143,12 +166,31 @@ class TPESampler(Sampler):
         return point
 
 
+class _Once:
+    """Distributions of one sampler are compared thousands of times a question, and mostly with themselves."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+class _Float(_Once, FloatDistribution): ...
+
+
+class _Int(_Once, IntDistribution): ...
+
+
+class _Categorical(_Once, CategoricalDistribution): ...
+
+
 def _distribution(dimension: Dimension) -> BaseDistribution:
     if not isinstance(dimension, Choice):
-        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+        return _Float(dimension.low, dimension.high, log=dimension.log)
     if dimension.ordered:
-        return IntDistribution(0, len(dimension.options) - 1)
-    return CategoricalDistribution(tuple(range(len(dimension.options))))
+        return _Int(0, len(dimension.options) - 1)
+    return _Categorical(tuple(range(len(dimension.options))))
 
 
 def _place(dimension: Dimension, value: Scalar) -> float | int:
@@ -159,21 +201,28 @@ def _place(dimension: Dimension, value: Scalar) -> float | int:
     return float(value)
 
 
-def _frozen(
-    params: dict[str, float | int],
-    distributions: dict[str, BaseDistribution],
-    trial: TrialView,
-    estimate: float | None,
-) -> FrozenTrial:
-    if trial.status == "infeasible":
-        # Infinite and missing violations still have to sort behind the measured ones.
-        over = trial.violation if 0 < trial.violation < 1e6 else 1e6
-        return create_trial(
-            state=TrialState.PRUNED, params=params, distributions=distributions, constraints={"limits": over}
-        )
-    if estimate is not None:
-        return create_trial(state=TrialState.COMPLETE, value=estimate, params=params, distributions=distributions)
-    return create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+class _Shown(FrozenTrial):
+    """A trial as Optuna sees it. Nobody changes its values, so that a study's own copy may share them."""
+
+    def __init__(
+        self,
+        places: dict[str, float | int] | None,
+        distributions: dict[str, BaseDistribution],
+        trial: TrialView,
+        estimate: float | None,
+    ) -> None:
+        state, value = TrialState.RUNNING, None
+        if trial.status == "infeasible":
+            state = TrialState.PRUNED
+        elif estimate is not None:
+            state, value = TrialState.COMPLETE, estimate
+        super().__init__(-1, state, value, EPOCH, EPOCH, dict(places or {}), distributions, {}, {}, {}, -1)
+        if state is TrialState.PRUNED:
+            # Infinite and missing violations still have to sort behind the measured ones.
+            self.set_constraint("limits", trial.violation if 0 < trial.violation < 1e6 else 1e6)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Shown:
+        return copy.copy(self)
 
 
 @contextlib.contextmanager

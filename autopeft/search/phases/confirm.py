@@ -45,7 +45,7 @@ class Confirm:
             state.finals.extend(further)
             return None
         if state.running:
-            return Wait()
+            return Wait(everyone=True)
         state.finals.decide()
         return None
 

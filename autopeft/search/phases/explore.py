@@ -41,7 +41,7 @@ class Explore:
             if trial is not None:
                 return self._trainer.go_on(trial)
         if state.running:
-            return Wait()
+            return Wait(everyone=True)
         self._close()
         return None
 
@@ -57,7 +57,8 @@ class Explore:
         """A paused trial that deserves its next rung now."""
         state = self._state
         for arm in self._arms_by_need():
-            trial = arm.promote(state.ledger.log, len(state.division.rungs))
+            with state.ledger.meter.of("judge"):
+                trial = arm.promote(state.ledger.log, len(state.division.rungs))
             if trial is not None and trial not in state.training() and self._fits(state.ledger.log.trials[trial]):
                 return state.ledger.log.trials[trial]
         return None
@@ -74,7 +75,8 @@ class Explore:
         until = self._until()
         if until is not None and arm.trials(log) and state.ledger.used + first_rung > until:
             return None
-        proposal = arm.propose(state.ledger, division.confirm_until)
+        with state.ledger.meter.of("ask"):
+            proposal = arm.propose(state.ledger, division.confirm_until)
         if proposal is None:
             return None
         configuration = proposal.configuration

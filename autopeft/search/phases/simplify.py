@@ -67,7 +67,7 @@ class Simplify:
                 if self._run(hash) is None and self._fits(hash):
                     return self._start(hash, slot)
             if state.running:
-                return Wait()
+                return Wait(everyone=True)
             both = self._together()
             if both is not None and self._run(both) is None and self._fits(both):
                 return self._start(both, slot)

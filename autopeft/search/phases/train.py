@@ -148,7 +148,8 @@ class Trainer:
     def _judge(self, slot: int, trial: TrialLog) -> None:
         state = self._state
         arm = next(arm for name, arm in state.field.arms.items() if name == trial.arm)
-        decision = arm.judge(trial, state.ledger.log, len(state.division.rungs))
+        with state.ledger.meter.of("judge"):
+            decision = arm.judge(trial, state.ledger.log, len(state.division.rungs))
         rung = trial.rungs[-1].rung
         state.ledger.write("decision", trial=trial.id, rung=rung, action=decision.action, reason=decision.reason)
         if decision.action == "stop":
