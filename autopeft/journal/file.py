@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from autopeft.errors import DamagedFile, InputError, RunFolderError
+from autopeft.journal.packed import Packed
 from autopeft.journal.record import FIELDS, Record, decode, encode, spell
 
 FILE = "journal.jsonl"
@@ -182,6 +183,8 @@ class Journal:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         text = spell(data)
         plain = json.loads(text)
+        if type == "configuration" and isinstance(plain.get("configuration"), dict):
+            plain["configuration"] = Packed(spell(plain["configuration"]))
         try:
             # A second signal may have cut short the undoing after the first.
             self._undo()

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft.journal.packed import Packed
+
 SCHEMA = 1
 """Version of the record schema; written into ``search_started``."""
 
@@ -122,7 +124,13 @@ def spell(data: Any) -> str:
         ValueError: It holds NaN or an infinity, which JSON cannot spell.
         TypeError: It holds something that is not a JSON value.
     """
-    return json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Packed):
+        return value.plain()
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def encode(record: Record, data: str | None = None) -> bytes:
@@ -158,6 +166,9 @@ def decode(line: bytes) -> Record:
         raise ValueError("its checksum does not fit its content")
     fields = json.loads(body)
     try:
-        return Record(fields["seq"], fields["type"], float(fields["used"]), fields["time"], fields["data"])
+        data = fields["data"]
+        if fields["type"] == "configuration":
+            data["configuration"] = Packed(spell(data["configuration"]))
+        return Record(fields["seq"], fields["type"], float(fields["used"]), fields["time"], data)
     except (KeyError, TypeError) as error:
         raise ValueError("it is not a record") from error

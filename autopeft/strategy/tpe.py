@@ -114,7 +114,7 @@ class TPESampler(Sampler):
         chosen = {view.trial: view for view in self._some((view for _, view in known.best()), self._window // 2)}
         latest = (view for view in known.latest() if view.trial not in chosen)
         chosen |= {view.trial: view for view in self._some(latest, self._window - len(chosen))}
-        chosen |= {view.trial: view for view in self._some(known.unscored(), self._window)}
+        chosen |= {view.trial: view for view in self._some(known.unscored(), self._window // 2)}
         return sorted(chosen.values(), key=lambda trial: (trial.index, trial.trial))
 
     def _some(self, views: Iterable[TrialView], count: int) -> list[TrialView]:
