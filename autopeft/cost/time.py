@@ -80,7 +80,7 @@ WHOLE_ROWS = ("forward", "recompute")
 """Terms without a cost of their own per step."""
 
 KEPT = 500
-"""Observations that count: the latest. A machine changes while it works, and a fit over all would cost more and more."""
+"""Observations that count: the latest. A machine changes while it works, and a fit over all would cost ever more."""
 
 MIX_WEIGHT = 2.0
 """Observations of a mix of methods at which its own ratio has half its effect."""

@@ -184,6 +184,7 @@ class SearchLog:
         eval_sets: Name of an eval set -> data of its latest ``eval_set``.
         evaluations: Name of an eval set -> name (as in `tests`) -> data of its ``evaluated``.
         notes: Notes for the user, in order.
+        overhead: Kind -> seconds of the search's own work, over all sessions that ended.
         finished: Data of ``finished``, or None while the search runs or after it died.
         before: Data of the ``finished`` with a winner that was reopened and has no successor yet, or None.
         sessions: 1, and 1 more for each time that it was resumed.
@@ -213,6 +214,7 @@ class SearchLog:
     eval_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     evaluations: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    overhead: dict[str, float] = field(default_factory=dict)
     finished: dict[str, Any] | None = None
     before: dict[str, Any] | None = None
     sessions: int = 1
@@ -274,6 +276,9 @@ class SearchLog:
                 self.evaluations.setdefault(data["set"], {})[data["name"]] = data
             case "note":
                 self.notes.append(data["text"])
+            case "overhead":
+                for kind, seconds in data["seconds"].items():
+                    self.overhead[kind] = self.overhead.get(kind, 0.0) + seconds
             case "interrupted":
                 self.interrupted = str(data.get("signal"))
             case "resumed":

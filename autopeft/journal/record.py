@@ -88,6 +88,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "evaluated": ("set", "name", "metrics", "outputs", "sha256", "rows", "reason"),
     "test": ("name", "metrics", "outputs", "sha256", "ability"),
     "note": ("text",),
+    "overhead": ("seconds", "wall"),
     "interrupted": ("signal",),
     "resumed": ("records", "reopened"),
     "finished": ("status", "result"),

@@ -56,7 +56,7 @@ def opening(log: SearchLog, budget: Budget) -> Opening:
     then = {**{name: before.get(name) for name in CLOCKS}, "max_trials": division.max_trials}
     raised = [name for name in EXTENSIBLE if _above(now[name], then[name])]
     changed = tuple(name for name in EXTENSIBLE if before.get(name) != getattr(budget, name))
-    started = sum(trial.purpose == "explore" for trial in log.trials.values())
+    started = log.index.started["explore"]
     problems = []
     may_start = trials is None or started < trials
     if not may_start and not (set(raised) & set(CLOCKS) and _seeds_left(log, division, budget)):

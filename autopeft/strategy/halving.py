@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from autopeft.strategy.base import Decision, Halving, TrialView
 from autopeft.strategy.trials import Trials, median, middle, usable
@@ -63,12 +63,14 @@ class Asha(Halving):
 
     def promote(self, trials: Sequence[TrialView], rungs: int) -> str | None:
         """The best paused trial of the highest rung where one is in the best 1/eta."""
-        known = Trials.of(trials)
+        return next(self.promotable(Trials.of(trials), rungs), None)
+
+    def promotable(self, known: Trials, rungs: int) -> Iterator[str]:
+        """The best paused trial of every rung where it is in the best 1/eta, the highest rung first."""
         for rung in range(rungs - 2, -1, -1):
             reached, waiting = known.reached(rung), known.waiting(rung)
             if waiting is not None and bisect_left(reached, waiting) < math.floor(len(reached) / self._eta):
-                return waiting[2]
-        return None
+                yield waiting[2]
 
 
 class Hyperband(Halving):
@@ -112,9 +114,7 @@ class Hyperband(Halving):
         return None
 
     def _rivals(self, bracket: int, trials: Sequence[TrialView], rungs: int) -> Trials:
-        parts = Trials.of(trials).split(
-            ("hyperband", self._eta, rungs), lambda trial: self.bracket(trial.index, rungs)
-        )
+        parts = Trials.of(trials).split(("hyperband", self._eta, rungs), lambda trial: self.bracket(trial.index, rungs))
         return parts.get(bracket) or Trials()
 
     def _deal(self, rungs: int) -> tuple[int, ...]:

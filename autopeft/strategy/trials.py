@@ -78,6 +78,10 @@ class Trials(Sequence[TrialView]):
     def __iter__(self) -> Iterator[TrialView]:
         return (self._seen(name) for name in self._order)
 
+    def named(self, name: str) -> TrialView:
+        """A trial by its id."""
+        return self._seen(name)
+
     def reached(self, rung: int) -> Sequence[Place]:
         """The trials that have reached a rung and may win, best first; the earlier one of equals first."""
         return self._list(("reached", rung))
