@@ -189,10 +189,18 @@ class Finals:
         """Configurations of the finalists."""
         return [hash for role in ROLES.values() if (hash := self._named().get(role))]
 
-    def further_seed(self) -> int | None:
-        """The next of the fixed seeds, when both finalists are there and have been confirmed by all seeds so far."""
+    def further_seed(self, *, idle: bool = False) -> int | None:
+        """The next of the fixed seeds, when both finalists are there and have been confirmed by all seeds so far.
+
+        Args:
+            idle: Whether workers would wait meanwhile: then it need not wait for the seeds so far, of which it does not
+                depend. A finalist with a run that broke is not asked for more.
+        """
         seeds = self._named()["seeds"]
-        complete = len(self.hashes()) == 2 and all(len(self.runs(role)) >= len(seeds) for role in ROLES.values())
+        hashes = self.hashes()
+        broken = any(run.hash in hashes and run.status not in ("running", "completed") for run in self._runs())
+        confirmed = all(len(self.runs(role)) >= len(seeds) for role in ROLES.values())
+        complete = len(hashes) == 2 and (confirmed or (idle and not broken))
         left = [seed for seed in FINALIST_SEEDS if seed not in seeds]
         return left[0] if seeds and complete and left else None
 

@@ -49,9 +49,10 @@ class Curve(Halving):
 
     Learning curves are taken for power laws in the rows seen, one of the families of Domhan, Springenberg and Hutter
     (2015, IJCAI, "Speeding up Automatic Hyperparameter Optimization of Deep Neural Networks by Extrapolation of
-    Learning Curves"). In place of their Markov chains, each exponent of a grid leaves a linear model with two unknowns, the score
-    in the end and the gain from the first rung, which is solved exactly; the trials that were trained in full give the
-    prior of the gain, the noise, and the weight of each exponent. Until there are `minimum` of these, it is `Asha`.
+    Learning Curves"). In place of their Markov chains, each exponent of a grid leaves a linear model with two unknowns,
+    the score in the end and the gain from the first rung, which is solved exactly; the trials that were trained in full
+    give the prior of the gain, the noise, and the weight of each exponent. Until there are `minimum` of these, it is
+    `Asha`.
 
     Args:
         eta: Of how many trials one goes on; above 1.

@@ -39,7 +39,9 @@ class Confirm:
         for arm, hash, seed in pending:
             if self._fits(hash):
                 return self._trainer.begin(state.configuration(hash), arm, "confirm", seed, 0, slot)
-        further = None if pending or state.rules.until_decided else state.finals.further_seed()
+        # As many free workers as a round has runs: it takes no time from anything.
+        idle = state.slots - len(state.running) >= len(state.finals.hashes())
+        further = None if pending or state.rules.until_decided else state.finals.further_seed(idle=idle)
         if further is not None and self._round_fits():
             # Time is left: one more seed for both, whatever the seeds before have shown.
             state.finals.extend(further)
