@@ -64,6 +64,8 @@ fix: $(INSTALLED) ## lint and format, corrected in place
 bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of task folders for the searches)
 	$(PY) benchmarks/verdict_error_rate.py
 	$(PY) benchmarks/search_error_rate.py
+	$(PY) benchmarks/overhead.py
+	$(PY) benchmarks/early_exit.py $(if $(DATA),--record $(DATA))
 	$(PY) benchmarks/real_searches.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/memory_prediction.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
