@@ -1,6 +1,6 @@
 """What the controller costs: per trial and in memory as a search grows, at resume, and in real searches.
 
-    python benchmarks/overhead.py [--trials 100000] [--workers 1000] [--limit] [RUN ...]
+    python benchmarks/overhead.py [--trials 100000] [--workers 1000] [--profile] [RUN ...]
 
 * ``scale``: one search of so many trials in a simulated world, whose clock is a virtual one, so that all time is the
   controller's own. At 1e2, 1e3, 1e4 and 1e5 trials: milliseconds per trial of each kind of work over the trials since
@@ -48,51 +48,23 @@ MARKS = (100, 1000, 10_000, 100_000)
 QUALITIES = {"lora": 0.85, "dora": 0.86, "parallel": 0.87, "ia3": 0.8}
 
 
-@dataclass
-class LightWorld:
-    """Learning curves without the files of every rung: only a full training leaves per-example outputs."""
-
-    rows: int = 200
-    inner: SyntheticWorld = field(default_factory=lambda: SyntheticWorld(by_method(QUALITIES), rows=200))
-
-    def outcome(self, job: Job, folder: str) -> Outcome | None:
-        """See `autopeft.executors.simulated.World`."""
-        if not isinstance(job, Train) or job.final:
-            made = self.inner.outcome(job, folder)
-            self.inner.jobs.clear()
-            return made
-        made_of = int(job.configuration.hash[:12], 16)
-        chance = np.random.default_rng([job.seed, made_of, job.rung])
-        reached = 0.5 + (self.inner.quality(job.configuration) - 0.5) * (1 - np.exp(-job.rows_to / 1500))
-        rows = job.rows_to - job.rows_from
-        seconds = rows * self.inner.seconds_per_row * (0.5 + made_of % 1000 / 1000)
-        return Outcome(
-            job,
-            metrics={"accuracy": float(reached + 0.004 * chance.standard_normal())},
-            loss=float(1 - reached),
-            seconds=seconds + 0.5,
-            train_seconds=seconds,
-            evaluate_seconds=0.5,
-            rows=rows,
-            peak_bytes=10**8,
-            adapter=f"{job.folder}/rung-{job.rung}/adapter",
-            sha256=job.configuration.hash,
-            values={"adapter_params": 1, "head_params": 770},
-        )
-
-
 class Marks:
     """Takes down where the controller's costs stand whenever the number of trials passes a mark."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._ledger: Ledger | None = None
         self._before: tuple[int, Mapping[str, float], Mapping[str, int]] = (0, {}, {})
 
     def __call__(self, ledger: Ledger) -> None:
         """See `simulated_search`: `watch`."""
-        trials = ledger.log.index.started["explore"]
-        if len(self.rows) < len(MARKS) and trials >= MARKS[len(self.rows)]:
-            self.take(ledger, trials)
+        self._ledger = ledger
+
+    def check(self) -> None:
+        """Called with every job."""
+        trials = 0 if self._ledger is None else self._ledger.log.index.started["explore"]
+        if self._ledger is not None and len(self.rows) < len(MARKS) and trials >= MARKS[len(self.rows)]:
+            self.take(self._ledger, trials)
 
     def take(self, ledger: Ledger, trials: int) -> None:
         """One row of the table."""
@@ -115,6 +87,42 @@ class Marks:
         )
         self._before = (trials, seconds, calls)
         print(row_text(self.rows[-1]), flush=True)
+
+
+@dataclass
+class LightWorld:
+    """Learning curves without the files of every rung: only a full training leaves per-example outputs."""
+
+    marks: Marks
+    rows: int = 200
+    inner: SyntheticWorld = field(default_factory=lambda: SyntheticWorld(by_method(QUALITIES), rows=200))
+
+    def outcome(self, job: Job, folder: str) -> Outcome | None:
+        """See `autopeft.executors.simulated.World`."""
+        # A thousand trials are handed out before the first event.
+        self.marks.check()
+        if not isinstance(job, Train) or job.final:
+            made = self.inner.outcome(job, folder)
+            self.inner.jobs.clear()
+            return made
+        made_of = int(job.configuration.hash[:12], 16)
+        chance = np.random.default_rng([job.seed, made_of, job.rung])
+        reached = 0.5 + (self.inner.quality(job.configuration) - 0.5) * (1 - np.exp(-job.rows_to / 1500))
+        rows = job.rows_to - job.rows_from
+        seconds = rows * self.inner.seconds_per_row * (0.5 + made_of % 1000 / 1000)
+        return Outcome(
+            job,
+            metrics={"accuracy": float(reached + 0.004 * chance.standard_normal())},
+            loss=float(1 - reached),
+            seconds=seconds + 0.5,
+            train_seconds=seconds,
+            evaluate_seconds=0.5,
+            rows=rows,
+            peak_bytes=10**8,
+            adapter=f"{job.folder}/rung-{job.rung}/adapter",
+            sha256=job.configuration.hash,
+            values={"adapter_params": 1, "head_params": 770},
+        )
 
 
 def resident() -> int:
@@ -154,7 +162,13 @@ def scale(folder: Path, modules: ModuleMap, trials: int, workers: int) -> list[d
     marks = Marks()
     began = time.perf_counter()
     simulated_search(
-        folder, LightWorld(), Budget(max_trials=trials), modules=modules, slots=workers, watch=marks, space="hybrid"
+        folder,
+        LightWorld(marks),
+        Budget(max_trials=trials),
+        modules=modules,
+        slots=workers,
+        watch=marks,
+        space="hybrid",
     )
     print(f"{time.perf_counter() - began:.1f} s in all")
     return marks.rows
