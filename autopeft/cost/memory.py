@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ REFERENCE_SIZE = 64
 
 ESTIMATE = 1.5
 """Caution for methods that cannot be predicted, over the dearest one that can."""
+
+PEAKS_KEPT, REFERENCES_KEPT = 4096, 64
+"""Predictions that are remembered, and how many of the first ones are never forgotten."""
 
 STATE_BYTES = 16
 """Per trainable parameter: weight, gradient and two moments of AdamW, all float32."""
@@ -121,6 +125,9 @@ class MemoryModel:
         key = (rows, execution, memory_shape(configuration))
         if key not in self._known:
             self._known[key] = self._run(configuration, rows, execution)
+            if len(self._known) > PEAKS_KEPT:
+                # The oldest but for the references of the ceilings, which came first of all.
+                del self._known[next(islice(self._known, REFERENCES_KEPT, None))]
         return self._known[key]
 
     def leanest(self, configuration: Configuration) -> Execution:
