@@ -78,6 +78,8 @@ def simulated_search(
     strategy: str = "tpe-asha",
     evidence: str = "standard",
     margin: float | None = None,
+    until_decided: bool = False,
+    objective: str = "best",
     seed: int = 0,
     slots: int = 2,
 ) -> SearchLog:
@@ -93,6 +95,8 @@ def simulated_search(
         strategy: As `field_of`.
         evidence: ``quick``, ``standard`` or ``strict``.
         margin: Of ``--within``, as a share: 0.005 for half a point.
+        until_decided: ``--until decided``.
+        objective: ``best`` or ``pareto``.
         seed: Of the search.
         slots: Workers.
 
@@ -119,7 +123,17 @@ def simulated_search(
         ledger = Ledger(journal)
         ledger.write("search_started", **header)
         rules = Rules(
-            budget, evidence, False, ("mean",), TRAIN_ROWS, world.rows, TEST_ROWS, "hash", incumbent=None, seed=seed
+            budget,
+            evidence,
+            until_decided,
+            ("mean",),
+            TRAIN_ROWS,
+            world.rows,
+            TEST_ROWS,
+            "hash",
+            incumbent=None,
+            seed=seed,
+            objective=objective,
         )
         controller = Controller(ledger, rules, field, slots=slots)
         SimulatedExecutor(slots, world, clock).run(controller, cast(WorkSetup, _Folder(str(folder))))
