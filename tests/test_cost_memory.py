@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from compose_models import alone
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import autopeft.cost.memory as memory
 from autopeft.compose.adapt import adapt
@@ -56,6 +56,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("llama")
     LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, pad_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("mixtral")
+    config = MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0)
+    MixtralForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -121,7 +130,7 @@ def _measured(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("architecture", ["bert", "llama", "mixtral"])
 def test_a_prediction_is_what_a_real_step_needs(
     architecture: str, attention: Any, dtype: Any, request: pytest.FixtureRequest
 ) -> None:

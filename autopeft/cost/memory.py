@@ -18,6 +18,7 @@ from autopeft.compose.base import Carrier
 from autopeft.cost.live import LiveBytes, Peak, measure
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
 from autopeft.errors import InputError
+from autopeft.inspect import GroupedProducts
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.execution import PLAIN, Execution, executions
@@ -225,7 +226,7 @@ def predict_step(
         answers: For ``causal_lm``: answer tokens among the rows that go through at once.
     """
     at_once = at_once or rows
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), GroupedProducts():
         make_fake(adapted)
         pieces = [_fake_batch(at_once, length, kind, token_types, answers) for _ in range(-(-rows // at_once))]
         # From the second piece on the gradients are there during the forward pass; further ones need as much.

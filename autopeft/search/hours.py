@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from autopeft.compose.base import DTYPES
-from autopeft.cost.flops import ACHIEVED, DECODING, matmul_rate, row_flops
+from autopeft.cost.flops import ACHIEVED, DECODING, expert_weights, matmul_rate, row_flops
 from autopeft.data.batches import padded_length
 from autopeft.errors import AutopeftError
 from autopeft.search.division import DEFAULT_TRIALS, FINISH_SECONDS, Division, Speed
@@ -65,13 +65,15 @@ def estimated_speed(prepared: Prepared, head: str, device_tflops: float | None) 
         device_tflops: What the device achieves in training; None measures matrix products here.
     """
     split, modules = prepared.data.splits["train"], prepared.modules(head)
-    vocabulary = prepared.meta(head).model.get_output_embeddings().weight.shape[0] if head == "lm" else 0
+    model = prepared.meta(head).model
+    vocabulary = model.get_output_embeddings().weight.shape[0] if head == "lm" else 0
     flops = row_flops(
         modules,
         [padded_length(int(length)) for length in split.lengths],
         adapter_params=speed_configuration(modules, prepared.raw.kind).adapter_params(modules),
         vocabulary=vocabulary,
         answers=0.0 if split.answer_from is None else float((split.lengths - split.answer_from).mean()),
+        experts=expert_weights(model),
     )
     if device_tflops is not None:
         rate = device_tflops * TERA
