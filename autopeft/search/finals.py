@@ -126,6 +126,7 @@ class Finals:
         rungs: int,
         predict: Callable[[str], int | None],
         front: bool = False,
+        once: float = 0.0,
     ) -> None:
         """Journal the finalists, with as many seeds and rows as the time left admits.
 
@@ -134,6 +135,7 @@ class Finals:
             rungs: Number of rungs.
             predict: `configuration hash -> live bytes` of its training, exactly.
             front: Whether others that are worth their size get fresh seeds as well.
+            once: Expected seconds of what the first run of a configuration measures beside.
         """
         candidates = self.candidates()
         hashes = {role: trial.hash for role, trial in candidates.items()}
@@ -143,8 +145,9 @@ class Finals:
             left = until - self._ledger.used
 
             def fits(rows: int, seeds: int) -> bool:
-                runs = [seconds(h, rows) for h in (*hashes.values(), *others)] * seeds
-                return makespan(runs, self._division.workers) <= left
+                runs = [seconds(h, rows) for h in (*hashes.values(), *others)]
+                first = [run + once for run in runs]
+                return makespan([*first, *runs * (seeds - 1)], self._division.workers) <= left
 
             while len(seeds) > 2 and not fits(rows, len(seeds)):
                 seeds.pop()

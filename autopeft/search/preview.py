@@ -15,6 +15,7 @@ from autopeft.errors import InputError, NothingFeasible
 from autopeft.evidence import COUNTED, detectable
 from autopeft.executors.base import cores
 from autopeft.search.arms import UNBUILDABLE, lean
+from autopeft.search.beside import beside
 from autopeft.search.division import Division, divide
 from autopeft.search.feasible import check_memory
 from autopeft.search.front import FRONT_SIZE
@@ -35,6 +36,8 @@ from autopeft.strategy import build
 
 PREDICTED_SITES = 200
 """Places in a model times predictions of memory that a plan makes; two of each sort are made for any model."""
+DRAWN = 8
+"""Configurations of the space that stand for all of them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
     head = prepared.heads[0]
     bound = prepared.bind(prepared.space, head)
     memory = prepared.memory(head)
-    about_space = _about(bound, prepared, head, memory)
+    drawn = [bound.decode(bound.draw(index, 0)) for index in range(DRAWN)]
+    about_space = _about(bound, prepared, head, memory, drawn)
     # Before anything runs: a probe that does not fit would fail with less to say.
     unfitting = check_memory(prepared, memory, head, bound, about_space["memory_bytes"]["smallest"])
     strategy = build(prepared.strategy, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, 0), seed=spec.seed)
@@ -125,6 +129,7 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
         finalists=2 + (FRONT_SIZE if spec.objective == "pareto" else 0),
     )
     modules = prepared.modules(head)
+    more = beside(drawn, modules, division, spec.budget, spec.evidence)
     here = None
     if prepared.memory_limit is None and device_tflops is None and not prepared.gpu:
         here = live_bytes_per_worker(workers, about_space["memory_bytes"]["base"])
@@ -132,7 +137,7 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
         *serving_warnings(bound, kind=prepared.raw.kind, target=spec.budget.target, heads=prepared.heads),
         *unfitting,
         *_memory_warning(about_space["memory_bytes"]["smallest"], here),
-        *unaffordable(division),
+        *unaffordable(division, more),
     ]
     return Plan(
         {
@@ -156,7 +161,7 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
             "space": about_space,
             "baseline": _baseline(prepared, head),
             "strategy": strategy.name,
-            "time": time_section(division, rows["train"], spec.budget, strategy.eta, about_speed),
+            "time": time_section(division, rows["train"], spec.budget, strategy.eta, about_speed, more),
             "evidence": _evidence(division, prepared),
         }
     )
@@ -173,10 +178,11 @@ def _memory_warning(least: int, here: int | None) -> list[str]:
     ]
 
 
-def _about(bound: BoundSpace, prepared: Prepared, head: str, memory: MemoryModel) -> dict[str, Any]:
+def _about(
+    bound: BoundSpace, prepared: Prepared, head: str, memory: MemoryModel, drawn: list[Configuration]
+) -> dict[str, Any]:
     # A prediction runs every operation of a step, so that large models get fewer of them.
     affordable = PREDICTED_SITES // max(1, len(bound.modules.sites))
-    drawn = [bound.decode(bound.draw(index, 0)) for index in range(8)]
     sampled, leanest = drawn[: max(2, affordable)], lean(bound)[: max(2, affordable)]
     head_params = prepared.head_params(head)
     sizes = [adapter_bytes(each, bound.modules, head_params) for each in drawn]
