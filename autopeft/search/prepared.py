@@ -168,6 +168,7 @@ class Prepared:
             dtype=self.precision,
             answers=answer_share(train, length) if head == "lm" else 1.0,
             longest_answer=longest_answer(train),
+            scratch=not self.gpu,
         )
 
     def field(self, head: str, speed: Speed) -> Field:
