@@ -46,8 +46,9 @@ def plan(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
 
     from autopeft.search import make_plan
 
+    options = {} if tflops is None else {"device_tflops": tflops}
     try:
-        document = make_plan(spec, tflops).to_dict()
+        document = make_plan(spec, **options).to_dict()
     except InputError as error:
         raise with_flag_names(error, args) from error
     if args.json:

@@ -182,7 +182,7 @@ class Finals:
     def pending(self, *, until_decided: bool) -> list[tuple[ArmName, str, int]]:
         """Runs that were not started yet: seed by seed, both arms in turn, and then the others of the front."""
         named = self._named()
-        started = {(run.arm, run.hash, run.seed) for run in self._runs()}
+        started = {(run.arm, run.hash, run.seed) for run in self._runs() if not self._again(run)}
         # What does not fit is not tried unchanged with another seed.
         unfit = self._unfit()
         settled = until_decided and self._settled()
@@ -194,6 +194,16 @@ class Finals:
             for arm, hash, seed in runs
             if hash and hash not in unfit and (arm, hash, seed) not in started
         ]
+
+    def _again(self, run: TrialLog) -> bool:
+        """Whether a run may be made anew: it came to nothing before the search was given more, and has had one chance.
+
+        What only lacked the time is made anew whenever there is more of it.
+        """
+        if run.started >= float(self._ledger.log.plan.get("started") or 0.0):
+            return False
+        same = [other for other in self._runs() if (other.arm, other.hash, other.seed) == (run.arm, run.hash, run.seed)]
+        return run.status == "stopped" or (run.status == "failed" and sum(o.status == "failed" for o in same) < 2)
 
     def _arm(self, hash: str) -> ArmName:
         return "baseline" if self._ledger.log.configurations[hash].arm == "baseline" else "space"
