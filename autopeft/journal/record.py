@@ -87,7 +87,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "test": ("name", "metrics", "outputs", "sha256", "ability"),
     "note": ("text",),
     "interrupted": ("signal",),
-    "resumed": ("records", "reopened"),
+    "resumed": ("records", "reopened", "until"),
     "finished": ("status", "result"),
 }
 """Record type -> the members of its data that readers know. More members may be there; readers ignore them."""

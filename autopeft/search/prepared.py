@@ -314,7 +314,6 @@ class Prepared:
                 "further_seeds": list(FINALIST_SEEDS[SEEDS[self.spec.evidence] :]),
                 "strategy": dict(self.strategy),
                 "baseline": BASELINE_SPACE,
-                "baseline_rates": list(self.baseline.rate_range("lora")),
             },
         }
 
