@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import drawn
 import measured
 
 SHAPES = ((1024, 1024, 1024), (2048, 1024, 1024), (2048, 2048, 2048), (1024, 4096, 1024), (512, 2048, 2048))
@@ -247,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for case in values["cases"]:
                 found["ratios"][f"{model}, {case['configuration']}, batches of {case['batch']}"] = case["share"]
     measured.write_result("limit", found, sys.argv[1:] if arguments is None else arguments, given.out)
+    drawn.save("limit", found, given.out)
     print(table(found))
 
 

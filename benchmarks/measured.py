@@ -204,6 +204,11 @@ def write_result(name: str, found: dict[str, Any], arguments: Sequence[str], fol
     return path
 
 
+def records(out: Path) -> Path:
+    """Where runs are recorded whose results go to a folder: those of another folder than the usual stay apart."""
+    return RUNS if out == RESULTS else out
+
+
 def without_folders(arguments: Sequence[str]) -> list[str]:
     """Arguments of a command line with the names of folders replaced: a result holds no path of the machine."""
     kept, hidden = [], False

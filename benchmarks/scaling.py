@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import drawn
 import measured
 import ours
 
@@ -191,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {"ratios": {"two workers / one": two["ratio"]}, "workers": two["seconds"], "points": points}
     found["lines"] = lines(points)
     measured.write_result("scaling", found, sys.argv[1:] if arguments is None else arguments, given.out)
+    drawn.save("scaling", found, given.out)
     print(table(found))
 
 

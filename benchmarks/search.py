@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import drawn
 import measured
 
 PEERS = ("optuna documented", "optuna tuned", "tune documented", "tune tuned")
@@ -249,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(table(measured.read_result("search", given.out) or {"ratios": {}, "runs": []}))
         return
     settings = {name: getattr(given, name) for name in ("seconds", "rows", "evaluated", "epochs", "head")}
-    record = measured.Record(measured.RUNS / "search.jsonl", settings)
+    record = measured.Record(measured.records(given.out) / "search.jsonl", settings)
     patience = measured.Patience(given.minutes)
     tasks = given.tasks if given.data_root else ["movie reviews"]
     for task in tasks:
@@ -270,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{task}, seed {seed}, {who}: {len(events)} evaluations", file=sys.stderr, flush=True)
     found = summary(record.rows, settings)
     measured.write_result("search", found, sys.argv[1:] if arguments is None else arguments, given.out)
+    drawn.save("search", found, given.out)
     print(table(found))
 
 

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import drawn
 import measured
 
 CONTESTANTS = ("autopeft", "trainer documented", "trainer tuned", "tune documented", "tune tuned")
@@ -268,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     names = ("configurations", "block", "rows", "evaluated", "epochs", "contestants")
     settings = {"task": given.task if given.data_root else "movie reviews", **{n: getattr(given, n) for n in names}}
-    record = measured.Record(measured.RUNS / "trials.jsonl", settings)
+    record = measured.Record(measured.records(given.out) / "trials.jsonl", settings)
     patience = measured.Patience(given.minutes)
     blocks = -(-given.configurations // given.block)
     with tempfile.TemporaryDirectory() as temporary:
@@ -286,6 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{who}: block {block + 1} of {blocks}, {row['wall']:.0f} s", file=sys.stderr, flush=True)
     found = summary(record, settings, entries)
     measured.write_result("trials", found, sys.argv[1:] if arguments is None else arguments, given.out)
+    drawn.save("trials", found, given.out)
     print(table(found))
 
 
