@@ -5,7 +5,8 @@
 The limit is the best rate of large matrix products on one thread, in the base's own dtype, measured again in every
 block. Training is `autopeft.trial.train.run` on a worker's bench, on the batches of a search; its floating-point
 operations are those of the matrix products that were executed, padding included, counted by torch. A share therefore
-counts everything that is no matrix product as lost time. Where a job's forward pass is partly read from a cache, fewer
+counts everything that is no matrix product as lost time. Both are timed in processor seconds of one thread, which other
+work on the machine disturbs less than a clock on the wall. Where a job's forward pass is partly read from a cache, fewer
 operations are executed: rows per second say what came of it.
 
 SmolLM2 is trained to say the label of a review. Where the time goes is told by torch's profiler for one configuration.
@@ -59,9 +60,9 @@ def peak(dtype: Any) -> float:
         torch.nn.functional.linear(left, right)
         end = time.perf_counter() + PEAK_SECONDS / len(SHAPES)
         while True:
-            began = time.perf_counter()
+            began = time.process_time()
             torch.nn.functional.linear(left, right)
-            taken = time.perf_counter() - began
+            taken = time.process_time() - began
             best = max(best, 2.0 * rows * inner * columns / taken)
             if time.perf_counter() > end:
                 break
@@ -94,12 +95,13 @@ class Case:
         self._made: Any = None
 
     def stretch(self) -> tuple[int, float]:
-        """Rows trained, and seconds: always the same batches, with a fresh adapter."""
+        """Rows trained, and processor seconds: always the same batches, with a fresh adapter."""
         from autopeft.trial import train
 
         model, optimizer = self._fresh()
+        began = time.process_time()
         done = train.run(model, optimizer, self.job, self.bench.setup, self.bench.device)
-        return done.rows, done.seconds
+        return done.rows, time.process_time() - began
 
     def operations(self) -> float:
         """Floating-point operations of the matrix products of a stretch."""
@@ -190,9 +192,9 @@ def after_training(job: Any, bench: Any) -> dict[str, float]:
     from autopeft.compose.base import checksum
 
     outcome = bench.run(job)
-    began = time.perf_counter()
+    began = time.process_time()
     checksum(bench.carrier(job.head))
-    summed = time.perf_counter() - began
+    summed = time.process_time() - began
     rest = outcome.seconds - outcome.train_seconds - outcome.evaluate_seconds
     return {"checksum": summed, "rest": rest - summed, "train": outcome.train_seconds}
 

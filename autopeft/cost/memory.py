@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopeft.compose.adapt import AdaptedModel, adapt, can_checkpoint
 from autopeft.compose.base import Carrier
+from autopeft.compose.host import spare_casts
 from autopeft.cost.live import LiveBytes, Peak, measure
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
 from autopeft.errors import InputError
@@ -177,6 +178,8 @@ class MemoryModel:
         with torch.device("meta" if bare else "cpu"):
             adapted = adapt(carrier, configuration, self._modules, seed=0)
         adapted.train()
+        if self._dtype == torch.bfloat16:
+            spare_casts(adapted)
         if execution.checkpointing:
             adapted.checkpoint_blocks()
         at_once = min(execution.rows(rows), rows)
