@@ -5,9 +5,9 @@
 The limit is the best rate of large matrix products on one thread, in the base's own dtype, measured again in every
 block. Training is `autopeft.trial.train.run` on a worker's bench, on the batches of a search; its floating-point
 operations are those of the matrix products that were executed, padding included, counted by torch. A share therefore
-counts everything that is no matrix product as lost time. Both are timed in processor seconds of one thread, which other
-work on the machine disturbs less than a clock on the wall. Where a job's forward pass is partly read from a cache, fewer
-operations are executed: rows per second say what came of it.
+counts everything that is no matrix product as lost time. Both are timed in processor seconds of one thread, which
+other work on the machine disturbs less than a clock on the wall. Where a job's forward pass is partly read from a
+cache, fewer operations are executed: rows per second say what came of it.
 
 SmolLM2 is trained to say the label of a review. Where the time goes is told by torch's profiler for one configuration.
 """

@@ -242,8 +242,8 @@ def checksum(carrier: Carrier) -> str:
 def _folded(tensor: torch.Tensor) -> torch.Tensor:
     """The bytes of a tensor, folded into few where it is: sums of words, modulo 2^64, and what is left over.
 
-    Reading the base is all that this costs, however large it is and on whichever device. Every word counts in one of the
-    sums; their number is a prime, so that equal places of rows do not fall together.
+    Reading the base is all that this costs, however large it is and on whichever device. Every word counts in one of
+    the sums; their number is a prime, so that equal places of rows do not fall together.
     """
     flat = tensor.detach().contiguous().flatten().view(torch.uint8)
     words = flat.numel() // (8 * FOLD) * FOLD
