@@ -22,10 +22,10 @@ def carrier(tmp_path: Path) -> Carrier:
     return carrier_of(save_tiny("bert", tmp_path / "model"), "sequence_classification", "mean", dtype="bfloat16")
 
 
-def built(carrier: Carrier, method: str, *, dropout: float = 0.0) -> AdaptedModel:
+def built(carrier: Carrier, method: str, *, dropout: float = 0.0, scale: float = 2.0) -> AdaptedModel:
     modules = module_map(carrier.model)
     sites = modules.select(("query", "value", "down"))
-    parts = {site.name: [Part.of(method, {"r": 4, "scale": 2.0})] for site in sites}
+    parts = {site.name: [Part.of(method, {"r": 4, "scale": scale})] for site in sites}
     training = Training(((method, 1e-2),), 1e-2, 4, dropout)
     return adapt(carrier, Configuration.of(parts, training), modules, seed=3)
 
@@ -40,8 +40,9 @@ def trained(model: AdaptedModel) -> tuple[list[float], dict[str, torch.Tensor]]:
     return losses, {name: p.detach().clone() for name, p in model.trained().items()}
 
 
-def test_lora_is_trained_to_the_same_bits_without_the_casts(carrier: Carrier) -> None:
-    plain, spared = built(carrier, "lora"), built(carrier, "lora")
+@pytest.mark.parametrize("scale", [1.0, 2.0, 0.25, 1.5])
+def test_lora_is_trained_to_the_same_bits_without_the_casts(carrier: Carrier, scale: float) -> None:
+    plain, spared = (built(carrier, "lora", scale=scale) for _ in range(2))
     assert spare_casts(spared) == 9
     expected, found = trained(plain), trained(spared)
     assert found[0] == expected[0]
