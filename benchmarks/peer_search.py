@@ -178,7 +178,8 @@ def tune_search(block: dict[str, Any], events: Path) -> None:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ray.init(num_cpus=block["workers"], include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    # A cluster of its own, also where another one runs on the machine.
+    ray.init("local", num_cpus=block["workers"], include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     tuner = tune.Tuner(
         tune.with_resources(bound({**block, "events": str(events)}), {"cpu": 1}),
         tune_config=tune.TuneConfig(

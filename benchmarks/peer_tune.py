@@ -38,7 +38,8 @@ def main() -> None:
     import ray
     from ray import tune
 
-    ray.init(num_cpus=block["workers"], include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    # A cluster of its own, also where another one runs on the machine.
+    ray.init("local", num_cpus=block["workers"], include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     jobs = block["jobs"]
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),

@@ -141,6 +141,7 @@ def run_peer(who: str, data: Path, folder: Path, seed: int, given: argparse.Name
             child.wait(max(1.0, began + given.seconds + GRACE - time.time()))
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     if any(child.returncode not in (0, -signal.SIGKILL) for child in children):
         raise SystemExit(f"{who} failed:\n{(place / 'log-0').read_text()[-3000:]}")
     events = place / "events.jsonl"
