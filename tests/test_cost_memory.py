@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, M
 import autopeft.cost.memory as memory
 from autopeft.compose.adapt import adapt
 from autopeft.compose.base import Carrier, attach, load_base, meta_carrier
+from autopeft.compose.host import spare_casts
 from autopeft.cost.live import Peak, measure
 from autopeft.cost.memory import Fit, MemoryGate, MemoryModel, predict_bytes
 from autopeft.cost.step import build_optimizer, micro_batches, train_step
@@ -110,6 +111,8 @@ def _measured(
     if execution.checkpointing:
         adapted.checkpoint_blocks()
     adapted.train()
+    if precision is not None:
+        spare_casts(adapted)
     ids = torch.randint(5, 300, (rows, length), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[0, length // 2 :] = 0
