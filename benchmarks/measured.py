@@ -21,6 +21,7 @@ RUNS = HERE.parent / "runs" / "bench"
 REVIEWS = HERE.parent / "data" / "movie_reviews"
 PACKAGES = ("torch", "transformers", "peft", "ray", "optuna", "accelerate", "datasets")
 RESAMPLES = 4000
+NOTHING = "nothing is on record; `make bench` measures"
 Ratio = dict[str, Any]
 
 

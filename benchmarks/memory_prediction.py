@@ -39,6 +39,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from autopeft.compose.adapt import adapt
 from autopeft.compose.base import Carrier, SharedBase, attach, load_base, meta_carrier
+from autopeft.compose.host import spare_casts
 from autopeft.cost.live import measure
 from autopeft.cost.memory import MemoryModel
 from autopeft.cost.step import build_optimizer, micro_batches, train_step
@@ -104,6 +105,8 @@ def measured(
     if way.checkpointing:
         adapted.checkpoint_blocks()
     adapted.train()
+    if dtype == "bfloat16":
+        spare_casts(adapted)
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, 20000, (rows, length))
     mask = np.ones_like(ids)

@@ -177,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.answer.write_text(json.dumps(done))
         return
     if given.table:
-        print(table(measured.read_result("scaling", given.out) or {"ratios": {}, "lines": {}, "points": {}}))
+        stored = measured.read_result("scaling", given.out)
+        print(table(stored) if stored else measured.NOTHING)
         return
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("one worker against two needs two cores")

@@ -250,7 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="only print the tables")
     given = parser.parse_args(arguments)
     if given.table:
-        print(table(measured.read_result("search", given.out) or {"ratios": {}, "runs": []}))
+        stored = measured.read_result("search", given.out)
+        print(table(stored) if stored else measured.NOTHING)
         return
     settings = {name: getattr(given, name) for name in ("seconds", "rows", "evaluated", "epochs", "head")}
     record = measured.Record(measured.records(given.out) / "search.jsonl", settings)

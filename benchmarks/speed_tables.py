@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no benchmark {sorted(unknown)[0]}")
     text = page(given.names or list(TITLES))
-    print(text or "nothing is on record; `make bench` runs them")
+    print(text or measured.NOTHING)
     return 0 if text else 1
 
 

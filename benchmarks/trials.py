@@ -265,7 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="only print the table")
     given = parser.parse_args(arguments)
     if given.table:
-        print(table(measured.read_result("trials", given.out) or {"contestants": {}}))
+        stored = measured.read_result("trials", given.out)
+        print(table(stored) if stored else measured.NOTHING)
         return
     names = ("configurations", "block", "rows", "evaluated", "epochs", "contestants")
     settings = {"task": given.task if given.data_root else "movie reviews", **{n: getattr(given, n) for n in names}}

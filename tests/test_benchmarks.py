@@ -173,6 +173,12 @@ def test_a_ratio_that_fell_or_is_missing_does_not_hold(load) -> None:
     assert "--write" in better[1]
 
 
+@pytest.mark.parametrize("name", ["trials", "limit", "scaling"])
+def test_the_short_runs_are_asked_for_as_the_scripts_understand(load, name: str, tmp_path: Path, capsys) -> None:
+    load(name).main([*load("check").SHORT[name], "--out", str(tmp_path), "--table"])
+    assert "nothing is on record" in capsys.readouterr().out
+
+
 def test_every_operation_has_a_kind(load) -> None:
     kind = load("limit").kind_of
     assert kind("aten::addmm") == kind("aten::bmm") == "matrix products"
