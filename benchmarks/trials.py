@@ -1,6 +1,6 @@
 """Trials in an hour: the same configurations, data, epochs and evaluation, by autopeft and by what people do today.
 
-    python benchmarks/trials.py [--data-root DIR --task sst2] [--configurations 24] [--rows 1500] [--minutes 25]
+    python benchmarks/trials.py [--data-root DIR --task sst2] [--configurations 24] [--rows 1000] [--minutes 25]
 
 Five contestants take turns in blocks of a few configurations, in an order that moves on by one with every block, so
 that a drift of the machine hits all of them alike; each uses two processes of one thread:
@@ -256,8 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", default="sst2", help="folder in --data-root")
     parser.add_argument("--configurations", type=int, default=24)
     parser.add_argument("--block", type=int, default=4, help="configurations of a turn")
-    parser.add_argument("--rows", type=int, default=1500, help="training rows")
-    parser.add_argument("--evaluated", type=int, default=500, help="validation rows")
+    parser.add_argument("--rows", type=int, default=1000, help="training rows")
+    parser.add_argument("--evaluated", type=int, default=400, help="validation rows")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--minutes", type=float, help="begin no further block after so long")
