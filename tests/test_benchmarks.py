@@ -76,6 +76,31 @@ def test_two_blocks_give_no_interval_and_unequal_lists_no_ratio(load) -> None:
         measured.ratio_of_sums([1.0], [])
 
 
+def test_costs_are_lines_through_what_jobs_took(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling = load("scaling")
+    source = tmp_path / "source"
+    source.mkdir()
+    for split in ("train", "validation", "test"):
+        (source / f"{split}.csv").write_text("text,label\ngood,yes\nbad,no\n")
+
+    def apart(request: dict) -> dict:
+        tokens = 16 * len(Path(request["data"], "train.csv").read_text().splitlines()[1].split(",")[0].split())
+        jobs = [1.0 + 0.01 * rows + 0.5 * (request["blocks"] or 0) + tokens for rows in request["rows"]]
+        return {"jobs": jobs, "tokens": tokens}
+
+    monkeypatch.setattr(scaling, "apart", apart)
+    points = scaling.costs(source, tmp_path, rows=100, trials=5, evaluated=1)
+    lines = scaling.lines(points)
+    assert [places for places, _ in points["rows"]] == [100, 200, 400]
+    each = {axis: line["each"] for axis, line in lines.items()}
+    expected = {"rows": 0.01, "length": 1.0, "blocks": 0.5, "trials": 0.0}
+    assert each == {axis: pytest.approx(value) for axis, value in expected.items()}
+    ratio = load("measured").ratio_of_sums([2.0] * 3, [1.0] * 3)
+    shown = scaling.table({"ratios": {"two workers / one": ratio}, "points": points, "lines": lines})
+    assert "2.00x" in shown
+    assert "| adapted blocks |" in shown
+
+
 def test_a_slope_is_that_of_a_line(load) -> None:
     fixed, each = load("measured").slope([1.0, 2.0, 4.0], [5.0, 7.0, 11.0])
     assert (fixed, each) == (pytest.approx(3.0), pytest.approx(2.0))
