@@ -83,3 +83,12 @@ def test_a_checksum_sees_every_kind_of_change(carrier: Carrier, change: Any, dty
     assert checksum(carrier) == before
     changed(owner.get_submodule(name).weight, change)
     assert checksum(carrier) != before
+
+
+def test_a_checksum_reads_tensors_that_begin_inside_of_a_word(carrier: Carrier) -> None:
+    owner = carrier.model.get_submodule("encoder.layer.0.attention.self.query")
+    whole = torch.randn(1 + 257 * FOLD, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    owner.weight = torch.nn.Parameter(whole[1:].view(257, FOLD), requires_grad=False)
+    before = checksum(carrier)
+    owner.weight = torch.nn.Parameter(whole[1:].clone().view(257, FOLD), requires_grad=False)
+    assert checksum(carrier) == before

@@ -246,6 +246,8 @@ def _folded(tensor: torch.Tensor) -> torch.Tensor:
     the sums; their number is a prime, so that equal places of rows do not fall together.
     """
     flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+    if flat.storage_offset() % 8:
+        flat = flat.clone()  # A view that begins inside of a word cannot be read as words.
     words = flat.numel() // (8 * FOLD) * FOLD
     if words == 0:
         return flat.cpu()
