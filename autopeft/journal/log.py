@@ -190,6 +190,7 @@ class SearchLog:
         sessions: 1, and 1 more for each time that it was resumed.
         reopening: Whether the search was given more to do and has not divided it yet.
         interrupted: The signal that ended the latest session, or None.
+        until: ``decided`` where the latest session ends once the verdict is settled, else None.
         used: Seconds consumed at the last record.
         started: Wall-clock time of the first record, ISO 8601.
         seq: Number of the last record; -1 before the first.
@@ -220,6 +221,7 @@ class SearchLog:
     sessions: int = 1
     reopening: bool = False
     interrupted: str | None = None
+    until: str | None = None
     used: float = 0.0
     started: str | None = None
     seq: int = -1
@@ -241,6 +243,7 @@ class SearchLog:
         match record.type:
             case "search_started":
                 self.header = data
+                self.until = (data.get("spec") or {}).get("until")
             case "modules":
                 self.modules = data["map"]
             case "probe":
@@ -284,6 +287,7 @@ class SearchLog:
             case "resumed":
                 ended, self.finished = self.finished, None
                 self.sessions, self.interrupted = self.sessions + 1, None
+                self.until = data.get("until", self.until)
                 if data.get("reopened"):
                     self.before = ended if ended and ended["status"] == "found" else self.before
                     self.reopening = True

@@ -90,7 +90,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "note": ("text",),
     "overhead": ("seconds", "wall"),
     "interrupted": ("signal",),
-    "resumed": ("records", "reopened"),
+    "resumed": ("records", "reopened", "until"),
     "finished": ("status", "result"),
 }
 """Record type -> the members of its data that readers know. More members may be there; readers ignore them."""

@@ -116,6 +116,7 @@ class Finals:
         rungs: int,
         predict: Callable[[str], int | None],
         front: bool = False,
+        once: float = 0.0,
     ) -> None:
         """Journal the finalists, with as many seeds and rows as the time left admits.
 
@@ -124,6 +125,7 @@ class Finals:
             rungs: Number of rungs.
             predict: `configuration hash -> live bytes` of its training, exactly.
             front: Whether others that are worth their size get fresh seeds as well.
+            once: Expected seconds of what the first run of a configuration measures beside.
         """
         candidates = self.candidates()
         hashes = {role: trial.hash for role, trial in candidates.items()}
@@ -133,8 +135,9 @@ class Finals:
             left = until - self._ledger.used
 
             def fits(rows: int, seeds: int) -> bool:
-                runs = [seconds(h, rows) for h in (*hashes.values(), *others)] * seeds
-                return makespan(runs, self._division.workers) <= left
+                runs = [seconds(h, rows) for h in (*hashes.values(), *others)]
+                first = [run + once for run in runs]
+                return makespan([*first, *runs * (seeds - 1)], self._division.workers) <= left
 
             while len(seeds) > 2 and not fits(rows, len(seeds)):
                 seeds.pop()
@@ -169,7 +172,7 @@ class Finals:
     def pending(self, *, until_decided: bool) -> list[tuple[ArmName, str, int]]:
         """Runs that were not started yet: seed by seed, both arms in turn, and then the others of the front."""
         named = self._named()
-        started = {(run.arm, run.hash, run.seed) for run in self._runs()}
+        started = {(run.arm, run.hash, run.seed) for run in self._runs() if not self._again(run)}
         # What does not fit is not tried unchanged with another seed.
         unfit = self._unfit()
         settled = until_decided and self._settled()
@@ -181,6 +184,16 @@ class Finals:
             for arm, hash, seed in runs
             if hash and hash not in unfit and (arm, hash, seed) not in started
         ]
+
+    def _again(self, run: TrialLog) -> bool:
+        """Whether a run may be made anew: it came to nothing before the search was given more, and has had one chance.
+
+        What only lacked the time is made anew whenever there is more of it.
+        """
+        if run.started >= float(self._ledger.log.plan.get("started") or 0.0):
+            return False
+        same = [other for other in self._runs() if (other.arm, other.hash, other.seed) == (run.arm, run.hash, run.seed)]
+        return run.status == "stopped" or (run.status == "failed" and sum(o.status == "failed" for o in same) < 2)
 
     def _arm(self, hash: str) -> ArmName:
         return "baseline" if self._ledger.log.configurations[hash].arm == "baseline" else "space"

@@ -151,7 +151,7 @@ class _Session:
             self._ledger.note(repaired)
         if self._started:
             check_fingerprint(log.header.get("fingerprint", {}), self._prepared.fingerprint())
-            shut = check_opening(log, self._spec.budget)
+            shut = check_opening(log, self._spec.budget, until_decided=self._spec.until == "decided")
             if shut is not None:
                 self._notify(Event("note", {"text": shut}))
             if self._tracker is not None:
@@ -162,7 +162,8 @@ class _Session:
             )
             self._ledger.write("modules", map=self._prepared.modules(self._prepared.heads[0]).to_dict())
         sources = spec_to_dict(self._spec)["eval_sets"]
-        declare(self._ledger, self._prepared.eval_sets, sources, self._spec.budget)
+        decided = self._spec.until == "decided"
+        declare(self._ledger, self._prepared.eval_sets, sources, self._spec.budget, until_decided=decided)
         status, message = "found", None
         smallest: dict[str, float] | None = None
         fault: AutopeftError | None = None
@@ -187,11 +188,12 @@ class _Session:
     def _search(self, executor: Executor) -> None:
         spec, prepared = self._spec, self._prepared
         before = len(self._ledger.log.trials)
-        again = self._started and take_up(self._ledger, spec.budget, executor.slots)
+        decided = spec.until == "decided"
+        again = self._started and take_up(self._ledger, spec.budget, executor.slots, until_decided=decided)
         rules = Rules(
             budget=spec.budget,
             evidence=spec.evidence,
-            until_decided=spec.until == "decided",
+            until_decided=decided,
             heads=prepared.heads,
             train_rows=prepared.data.splits["train"].rows,
             validation_rows=prepared.data.splits["validation"].rows,

@@ -18,6 +18,7 @@ from autopeft.space.modules import ModuleMap
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Evaluate, Job, Train
+from autopeft.trial.latency import latency_seconds
 from autopeft.trial.setup import Progress
 
 MADE = 2048
@@ -174,6 +175,7 @@ class State:
         """Journal the finalists."""
         self.finals.name(
             seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
+            once=self.latency_seconds(),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
             front=self.rules.objective == "pareto",
@@ -226,6 +228,12 @@ class State:
     def evaluation_seconds(self, rows: int) -> float:
         """Expected seconds of a whole evaluation, generated answers included."""
         return rows * self.division.speed.evaluate + self.division.speed.generate
+
+    def latency_seconds(self) -> float:
+        """Expected seconds of measuring a configuration's latency."""
+        budget = self.rules.budget
+        limited, merged = budget.max_latency_overhead is not None, budget.target == "merged"
+        return latency_seconds(self.division.speed.evaluate, limited=limited, merged=merged)
 
     def busy(self) -> float:
         """Seconds that workers have computed until now, running jobs included."""

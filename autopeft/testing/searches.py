@@ -79,6 +79,8 @@ def simulated_search(
     strategy: str = "tpe-asha",
     evidence: str = "standard",
     margin: float | None = None,
+    until_decided: bool = False,
+    objective: str = "best",
     seed: int = 0,
     slots: int = 2,
     watch: Callable[[Ledger], None] = lambda ledger: None,
@@ -95,6 +97,8 @@ def simulated_search(
         strategy: As `field_of`.
         evidence: ``quick``, ``standard`` or ``strict``.
         margin: Of ``--within``, as a share: 0.005 for half a point.
+        until_decided: ``--until decided``.
+        objective: ``best`` or ``pareto``.
         seed: Of the search.
         slots: Workers.
         watch: Called with the journal after every event.
@@ -122,7 +126,17 @@ def simulated_search(
         ledger = Ledger(journal)
         ledger.write("search_started", **header)
         rules = Rules(
-            budget, evidence, False, ("mean",), TRAIN_ROWS, world.rows, TEST_ROWS, "hash", incumbent=None, seed=seed
+            budget,
+            evidence,
+            until_decided,
+            ("mean",),
+            TRAIN_ROWS,
+            world.rows,
+            TEST_ROWS,
+            "hash",
+            incumbent=None,
+            seed=seed,
+            objective=objective,
         )
         controller = Controller(ledger, rules, field, slots=slots, on_tick=lambda: watch(ledger))
         SimulatedExecutor(slots, world, clock).run(controller, cast(WorkSetup, _Folder(str(folder))))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.host import spare_casts
 from autopeft.compose.layers import reseed
 from autopeft.cost.live import LiveBytes, measure
 from autopeft.cost.step import StepTensors, compute_gradients, micro_batches, train_step
@@ -99,6 +100,8 @@ def run(
     began = time.monotonic()
     reseed(model, job.seed * 1_000_003 + job.rows_from)
     model.train()
+    if precision is not None:
+        spare_casts(model)
     for rows in stream.batches(job.rows_from):
         seen = job.rows_from + result.rows
         if seen >= job.rows_to:
