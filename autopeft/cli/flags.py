@@ -7,10 +7,11 @@ place for the command line, for files and for Python; here is only the way there
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from autopeft.cli.further import further_problems
 from autopeft.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -169,17 +170,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     groups[RUN].add_argument("--json", action="store_true", help="one JSON document on stdout, the rest on stderr")
 
 
-def parse_flags(args: argparse.Namespace) -> SearchSpec:
+def parse_flags(args: argparse.Namespace, known: Sequence[Problem] = ()) -> SearchSpec:
     """The search that the flags describe: the file, under the flags, under ``--set``.
 
-    With ``--resume`` all of it goes over the search that the run folder holds.
+    With ``--resume`` all of it goes over the search that the run folder holds. Where a flag cannot be used, data, space
+    and strategy are looked at for more that cannot.
+
+    Args:
+        args: The parsed arguments.
+        known: Problems of other flags, told with those that are found here.
 
     Raises:
         InputError: With every problem, each under the name of its flag.
     """
     from autopeft.spec.parse import load_task_file, parse_search
 
-    problems: list[Problem] = []
+    problems: list[Problem] = list(known)
     values: dict[str, Any] = {}
     if args.file is not None:
         try:
@@ -218,6 +224,7 @@ def parse_flags(args: argparse.Namespace) -> SearchSpec:
         told = {problem.field for problem in wrong}
         problems = [*wrong, *(problem for problem in problems if problem.field not in told)]
     if spec is None or problems:
+        problems += further_problems(values, problems)
         raise with_flag_names(InputError(problems), args)
     return spec
 

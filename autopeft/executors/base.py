@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,13 @@ CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do for this slot now; ask again after an event."""
+    """Nothing to do for this slot now; ask again after an event.
+
+    Attributes:
+        everyone: Whether that holds for every other free slot as well.
+    """
+
+    everyone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,30 +121,33 @@ class PoolExecutor(Executor):
             self.stop()
 
     def _loop(self, controller: Controller) -> None:
-        busy: set[int] = set()
-        done: set[int] = set()
-        idle_rounds = 0
-        while len(done) < self.slots:
-            for slot in range(self.slots):
-                if slot in busy or slot in done:
-                    continue
+        # Only free slots are looked at: an event among a thousand workers frees one.
+        free, busy, idle_rounds = list(range(self.slots)), 0, 0
+        while free or busy:
+            waiting: list[int] = []
+            for place, slot in enumerate(free):
                 match controller.next(slot):
-                    case Wait():
-                        pass
+                    case Wait(everyone=everyone):
+                        waiting.append(slot)
+                        if everyone:
+                            waiting += free[place + 1 :]
+                            break
                     case Done():
-                        done.add(slot)
+                        pass
                     case job:
                         self.submit(slot, job)
-                        busy.add(slot)
+                        busy += 1
+            free = waiting
             if not busy:
                 idle_rounds += 1
-                if idle_rounds > 2 and len(done) < self.slots:
+                if idle_rounds > 2 and free:
                     raise RuntimeError("the controller waits for a job although none is running")
                 continue
             idle_rounds = 0
             for event in self.poll():
                 if not isinstance(event, Progressed):
-                    busy.discard(event.slot)
+                    insort(free, event.slot)
+                    busy -= 1
                 controller.on_event(event)
             controller.tick()
 

@@ -169,6 +169,7 @@ class Prepared:
             dtype=self.precision,
             answers=answer_share(train, length) if head == "lm" else 1.0,
             longest_answer=longest_answer(train),
+            scratch=not self.gpu,
         )
 
     def field(self, head: str, speed: Speed) -> Field:
@@ -316,7 +317,6 @@ class Prepared:
                 "further_seeds": list(FINALIST_SEEDS[SEEDS[self.spec.evidence] :]),
                 "strategy": dict(self.strategy),
                 "baseline": BASELINE_SPACE,
-                "baseline_rates": list(self.baseline.rate_range("lora")),
             },
         }
 

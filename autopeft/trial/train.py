@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.host import spare_casts
 from autopeft.compose.layers import reseed
 from autopeft.compose.lookup import Entry
 from autopeft.cost.live import LiveBytes, measure
@@ -106,6 +107,8 @@ def run(
     entry = prefix.entry("train", np.concatenate([*stream.batches(job.rows_from, ahead), np.zeros(0, np.int64)]))
     reseed(model, job.seed * 1_000_003 + job.rows_from)
     model.train()
+    if precision is not None:
+        spare_casts(model)
     for rows in stream.batches(job.rows_from):
         seen = job.rows_from + result.rows
         if seen >= job.rows_to:

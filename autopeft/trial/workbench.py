@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import math
 import resource
 import shutil
 import time
@@ -40,7 +39,7 @@ from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
 from autopeft.trial.frozen import FrozenPrefix, FrozenStates
-from autopeft.trial.latency import MOST_SECONDS, measure_latency
+from autopeft.trial.latency import measure_latency, patience
 from autopeft.trial.setup import Progress, WorkSetup
 
 SPEED_SECONDS = 2.0
@@ -291,8 +290,8 @@ class Workbench:
         limit = self.setup.max_latency_overhead
         if limit is None and not job.latency:
             return None
-        patience = MOST_SECONDS if limit is None else math.inf
-        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=patience)
+        most = patience(limited=limit is not None)
+        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=most)
         worst = max(ratios.values())
         if limit is not None and worst > limit:
             detail = f"a forward pass takes {worst:.2f} times the bare base's, above the limit of {limit:.2f}"
