@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -30,6 +31,9 @@ class Worker:
         torch.set_num_threads(threads)
         self._bench = Workbench(setup)
         self._progress: Progress | None = None
+        # Modules live for ever: the search for garbage after every job need not look at their half a million objects.
+        gc.collect()
+        gc.freeze()
 
     def run(self, job: Job) -> Outcome:
         """Do a job."""

@@ -23,7 +23,13 @@ CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do for this slot now; ask again after an event."""
+    """Nothing to do for this slot now; ask again after an event.
+
+    Attributes:
+        everyone: Whether that holds for every other free slot as well.
+    """
+
+    everyone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +137,11 @@ class PoolExecutor(Executor):
         done: set[int] = set()
         idle_rounds = 0
         while not done or not done.issuperset(self.live()):
-            for slot in self.live():
-                if slot in busy or slot in done:
-                    continue
+            for slot in [slot for slot in self.live() if slot not in busy and slot not in done]:
                 match controller.next(slot):
-                    case Wait():
-                        pass
+                    case Wait(everyone=everyone):
+                        if everyone:
+                            break
                     case Done():
                         done.add(slot)
                     case job:
@@ -144,7 +149,7 @@ class PoolExecutor(Executor):
                         busy.add(slot)
             if not busy and not self.awaits():
                 idle_rounds += 1
-                if idle_rounds > 2 and len(done) < self.slots:
+                if idle_rounds > 2 and not done.issuperset(self.live()):
                     raise RuntimeError("the controller waits for a job although none is running")
                 continue
             idle_rounds = 0

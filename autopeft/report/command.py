@@ -50,6 +50,7 @@ SEARCH_FLAGS = {
     "max_workers": "--max-workers",
     "gpus_per_trial": "--gpus-per-trial",
     "executor": "--executor",
+    "cache_bytes": "--cache-bytes",
     "seed": "--seed",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ from autopeft.search.prepared import BASELINE_SPACE, Prepared
 from autopeft.space import resolve
 from autopeft.space.values import SpaceValues
 from autopeft.spec import SearchSpec
-from autopeft.strategy import validate
+from autopeft.strategy.asked import space_values, strategy_values
 
 T = TypeVar("T")
 LONG_ROWS = 256
@@ -86,8 +86,8 @@ def gather(spec: SearchSpec, tokenizer: Callable[[], Any]) -> Gathered:
     """
     spec = _with_preset(spec)
     problems: list[Problem] = []
-    space = _collect(problems, lambda: _space_values(spec.space, spec.overrides))
-    strategy = _collect(problems, lambda: _strategy_values(spec.strategy, spec.overrides))
+    space = _collect(problems, lambda: space_values(spec.space, spec.overrides))
+    strategy = _collect(problems, lambda: strategy_values(spec.strategy, spec.overrides))
     raw = _collect(problems, lambda: read(spec.task, seed=spec.seed, eval_sets=spec.eval_sets))
     loaded = _collect(problems, tokenizer)
     if raw is not None:
@@ -157,32 +157,6 @@ def _with_preset(spec: SearchSpec) -> SearchSpec:
         return spec
     preset = catalogue.preset(spec.preset)
     return replace(spec, space=preset.space, strategy=preset.strategy)
-
-
-def _values(what: str, given: Any) -> dict[str, Any]:
-    return dict(given) if isinstance(given, Mapping) else catalogue.read(what, str(given))
-
-
-def _space_values(given: Any, overrides: tuple[tuple[str, Any], ...]) -> SpaceValues:
-    return resolve(_values("spaces", given), [(name, value) for name, value in overrides if name.startswith("space.")])
-
-
-def _strategy_values(given: Any, overrides: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    values = _values("strategies", given)
-    for name, value in overrides:
-        path = name.split(".")
-        if path[0] != "strategy":
-            continue
-        inner = values
-        for key in path[1:-1]:
-            if not isinstance(inner.get(key), dict):
-                inner[key] = {"name": inner[key]} if key in inner else {}
-            inner = inner[key]
-        inner[path[-1]] = value
-    problems = validate(values)
-    if problems:
-        raise InputError(problems)
-    return values
 
 
 def heads_of(spec: SearchSpec, kind: str) -> tuple[str, ...]:

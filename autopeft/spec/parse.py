@@ -161,6 +161,10 @@ def _ratio(value: Any) -> float:
     return number
 
 
+def _bytes_or_none(value: Any) -> int:
+    return 0 if str(value).strip() == "0" else parse_bytes(value)
+
+
 def parse_search(values: Mapping[str, Any]) -> SearchSpec:
     """A whole search from plain values.
 
@@ -205,6 +209,7 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         gpus_per_trial=fields.number("gpus_per_trial", None, low=0, high=64),
         executor=fields.choice("executor", EXECUTORS, "ray"),
         ray_address=fields.text("ray_address"),
+        cache_bytes=fields.take("cache_bytes", _bytes_or_none, None, "Give bytes, for example 4GiB, or 0."),
         seed=fields.number("seed", 0, low=0, high=2**31 - 1, whole=True),
         out=out,
         overwrite=overwrite,

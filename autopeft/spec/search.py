@@ -42,6 +42,8 @@ class SearchSpec:
         gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
         executor: What runs the trials.
         ray_address: Address of a running Ray cluster; None starts one here.
+        cache_bytes: What kept hidden states of frozen blocks may take on each machine; 0 keeps none, None takes a share
+            of its memory.
         seed: Seed of all that is random, except the finalists' seeds.
         out: The run folder; None makes one under ``runs/``.
         overwrite: Whether a non-empty run folder may be replaced.
@@ -66,6 +68,7 @@ class SearchSpec:
     gpus_per_trial: float | None = None
     executor: ExecutorName = "ray"
     ray_address: str | None = None
+    cache_bytes: int | None = None
     seed: int = 0
     out: str | None = None
     overwrite: bool = False

@@ -32,9 +32,9 @@ class ProbePhase:
         """The head probe first, alone; then the speed probe on all workers at once: they share the machine later."""
         state = self._state
         if "heads" not in state.ledger.log.probes:
-            return Wait() if state.running else Probe("heads", state.rules.heads, self._time_limit())
+            return Wait(everyone=True) if state.running else Probe("heads", state.rules.heads, self._time_limit())
         if slot in self._asked:
-            return Wait()
+            return Wait(everyone=len(self._asked) == state.slots)
         self._asked.add(slot)
         return Probe("speed", (state.head,), self._time_limit())
 
