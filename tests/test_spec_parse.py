@@ -242,6 +242,7 @@ FULL = SearchSpec(
     workers=2,
     gpus_per_trial=0.5,
     executor="inprocess",
+    cache_bytes=0,
     seed=3,
     tracking_uri="none",
 )

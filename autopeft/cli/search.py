@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 from autopeft.cli.flags import parse_flags, with_flag_names
 from autopeft.cli.output import Boundary, quiet_libraries, write_json
-from autopeft.errors import InputError
+from autopeft.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from autopeft.executors import Starting
@@ -63,12 +63,13 @@ def _early(spec: SearchSpec) -> Starting | None:
 
 def plan(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
     """Print what a search would do, without doing it."""
-    spec = parse_flags(args)
+    tflops, unread = _tflops(args.device_tflops)
+    spec = parse_flags(args, unread)
     quiet_libraries()
 
     from autopeft.search import make_plan
 
-    options = {} if args.device_tflops is None else {"device_tflops": _tflops(args.device_tflops)}
+    options = {} if tflops is None else {"device_tflops": tflops}
     try:
         document = make_plan(spec, **options).to_dict()
     except InputError as error:
@@ -87,9 +88,10 @@ def plan(args: argparse.Namespace, boundary: Boundary, stdout: IO[str]) -> int:
     return 0
 
 
-def _tflops(text: str) -> float:
+def _tflops(text: str | None) -> tuple[float | None, list[Problem]]:
+    """The number, or the problem that there is none."""
     try:
-        return float(text)
-    except ValueError as error:
+        return None if text is None else float(text), []
+    except ValueError:
         rule, step = "must be a number of TFLOP/s", "Give what the device achieves in training, for example 150."
-        raise InputError.one("--device-tflops", text, rule, step) from error
+        return None, [Problem("--device-tflops", text, rule, step)]

@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import importlib
 import threading
+from typing import TYPE_CHECKING
 
-from autopeft.executors.base import Controller, Done, Event, Executor, Finished, Lost, Progressed, Wait
+from autopeft.executors.base import Controller, Done, Event, Executor, Finished, Lost, Progressed, Resized, Wait
 from autopeft.spec import SearchSpec
 
-__all__ = ["Controller", "Done", "Event", "Executor", "Finished", "Lost", "Progressed", "Starting", "Wait", "make"]
+if TYPE_CHECKING:
+    from autopeft.executors.cluster import Seen
+
+__all__ = [
+    "Controller",
+    "Done",
+    "Event",
+    "Executor",
+    "Finished",
+    "Lost",
+    "Progressed",
+    "Resized",
+    "Starting",
+    "Wait",
+    "device_there",
+    "make",
+]
+
+
+def device_there(spec: SearchSpec) -> Seen | None:
+    """What the workers of a cluster compute on; None where they run on this machine, or on whatever it has.
+
+    Raises:
+        InputError: The cluster cannot be reached, has no room for the workers, or starts no process beside a GPU.
+    """
+    if spec.ray_address is None or spec.executor == "inprocess":
+        return None
+    from autopeft.executors.cluster import look
+
+    return look(spec.ray_address, spec.gpus_per_trial, spec.workers, spec.max_workers)
 
 
 class Starting:
@@ -26,9 +56,17 @@ class Starting:
             # Two threads must not be the first to load it at once.
             importlib.import_module("ray")
         self._thread = threading.Thread(target=self._live, args=(spec,), name="workers")
+        self._wanted = threading.Event()
+        if spec.ray_address is None:
+            # A cluster that is there already is asked for its GPUs first, by a connection of its own.
+            self._wanted.set()
         self._thread.start()
 
     def _live(self, spec: SearchSpec) -> None:
+        self._wanted.wait()
+        if self._released.is_set():
+            self._there.set()
+            return
         try:
             self._made = make(spec)
         except BaseException as fault:  # noqa: BLE001 - it is raised where the executor is taken
@@ -45,6 +83,7 @@ class Starting:
         Raises:
             InputError: As `make`.
         """
+        self._wanted.set()
         self._there.wait()
         if self._made is None:
             raise self._fault or RuntimeError("there is no executor")
@@ -53,6 +92,7 @@ class Starting:
     def drop(self) -> None:
         """Let go of it: now, or without waiting for it as soon as it is there. Harmless when repeated."""
         self._released.set()
+        self._wanted.set()
         if self._there.is_set():
             self._thread.join()
 
@@ -73,6 +113,6 @@ def make(spec: SearchSpec) -> Executor:
         return TuneExecutor(spec.workers, spec.gpus_per_trial, spec.ray_address)
     from autopeft.executors.ray import RayExecutor
 
-    executor = RayExecutor(spec.workers, spec.gpus_per_trial, spec.ray_address)
+    executor = RayExecutor(spec.workers, spec.gpus_per_trial, spec.ray_address, spec.max_workers)
     executor.begin()
     return executor

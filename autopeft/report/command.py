@@ -47,8 +47,10 @@ SEARCH_FLAGS = {
     "within": "--within",
     "objective": "--objective",
     "workers": "--workers",
+    "max_workers": "--max-workers",
     "gpus_per_trial": "--gpus-per-trial",
     "executor": "--executor",
+    "cache_bytes": "--cache-bytes",
     "seed": "--seed",
 }
 

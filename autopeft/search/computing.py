@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autopeft.compose.base import SharedBase
+from autopeft.compose.base import DType, SharedBase
 from autopeft.data.encoded import EncodedData
 from autopeft.errors import InputError
 from autopeft.executors.base import cores
@@ -53,10 +53,20 @@ class Choosing:
         data: The tokenised rows.
         kind: The task kind.
         gpu: Whether workers compute on GPUs.
+        precision: Of the base by rule, where the workers' machine is known and is another one; None for that of this.
         content_hash: Of the base model.
     """
 
-    def __init__(self, spec: SearchSpec, data: EncodedData, kind: str, *, gpu: bool, content_hash: str) -> None:
+    def __init__(
+        self,
+        spec: SearchSpec,
+        data: EncodedData,
+        kind: str,
+        *,
+        gpu: bool,
+        content_hash: str,
+        precision: DType | None = None,
+    ) -> None:
         self._spec, self._data, self._kind, self._gpu = spec, data, kind, gpu
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
         # On a cluster this machine's cores, and its answers, are those of another.
@@ -64,7 +74,7 @@ class Choosing:
         share = threads_for(workers, cores(), gpu=gpu) if self._here else 4 if gpu else 1
         # OMP_NUM_THREADS of the user's is a limit.
         threads = min(share, torch.get_num_threads()) if not gpu else share
-        self._rule = by_rule(gpu=gpu, longest=data.max_length, threads=threads)
+        self._rule = by_rule(gpu=gpu, longest=data.max_length, threads=threads, precision=precision)
         self._key = answer_key(
             content_hash=content_hash,
             kind=kind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from autopeft.data.eval_sets import encode_eval_sets
 from autopeft.data.read import RawData, read
 from autopeft.data.tokens import encode_once
 from autopeft.errors import InputError, Problem
+from autopeft.executors import device_there
 from autopeft.executors.base import cores
 from autopeft.search.computing import Choosing, check_kept
 from autopeft.search.incumbent import check_incumbent
@@ -34,7 +35,7 @@ from autopeft.search.prepared import BASELINE_SPACE, Prepared
 from autopeft.space import resolve
 from autopeft.space.values import SpaceValues
 from autopeft.spec import SearchSpec
-from autopeft.strategy import validate
+from autopeft.strategy.asked import space_values, strategy_values
 
 T = TypeVar("T")
 
@@ -79,8 +80,8 @@ def gather(spec: SearchSpec, tokenizer: Callable[[], Any]) -> Gathered:
     """
     spec = _with_preset(spec)
     problems: list[Problem] = []
-    space = _collect(problems, lambda: _space_values(spec.space, spec.overrides))
-    strategy = _collect(problems, lambda: _strategy_values(spec.strategy, spec.overrides))
+    space = _collect(problems, lambda: space_values(spec.space, spec.overrides))
+    strategy = _collect(problems, lambda: strategy_values(spec.strategy, spec.overrides))
     raw = _collect(problems, lambda: read(spec.task, seed=spec.seed, eval_sets=spec.eval_sets))
     loaded = _collect(problems, tokenizer)
     if raw is not None:
@@ -118,12 +119,13 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
     at["data read"] = time.monotonic()
     gathered()
     spec, raw, tokenizer = found.spec, found.raw, found.tokenizer
-    gpu = on_gpus(spec)
+    there = device_there(spec)
+    gpu, precision, said = (on_gpus(spec), None, None) if there is None else (there.gpu, there.precision, there.note)
     identity = identify(spec.task.model, spec.task.revision)
     model_max = model_positions(base_config(spec.task.model, spec.task.revision))
     data, encoding_notes = encode_once(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
     at["tokenised"] = time.monotonic()
-    choosing = Choosing(spec, data, raw.kind, gpu=gpu, content_hash=identity.content_hash)
+    choosing = Choosing(spec, data, raw.kind, gpu=gpu, precision=precision, content_hash=identity.content_hash)
     check_kept(spec, choosing.first)
     base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=choosing.first.precision)
     at["model loaded"] = time.monotonic()
@@ -158,6 +160,7 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
             *raw.notes,
             *encoding_notes,
             *told,
+            *([said] if said else []),
             computing.told(),
         ),
         eval_sets=encode_eval_sets(raw, data, encoding_notes, tokenizer, model_max=model_max),
@@ -169,32 +172,6 @@ def _with_preset(spec: SearchSpec) -> SearchSpec:
         return spec
     preset = catalogue.preset(spec.preset)
     return replace(spec, space=preset.space, strategy=preset.strategy)
-
-
-def _values(what: str, given: Any) -> dict[str, Any]:
-    return dict(given) if isinstance(given, Mapping) else catalogue.read(what, str(given))
-
-
-def _space_values(given: Any, overrides: tuple[tuple[str, Any], ...]) -> SpaceValues:
-    return resolve(_values("spaces", given), [(name, value) for name, value in overrides if name.startswith("space.")])
-
-
-def _strategy_values(given: Any, overrides: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    values = _values("strategies", given)
-    for name, value in overrides:
-        path = name.split(".")
-        if path[0] != "strategy":
-            continue
-        inner = values
-        for key in path[1:-1]:
-            if not isinstance(inner.get(key), dict):
-                inner[key] = {"name": inner[key]} if key in inner else {}
-            inner = inner[key]
-        inner[path[-1]] = value
-    problems = validate(values)
-    if problems:
-        raise InputError(problems)
-    return values
 
 
 def heads_of(spec: SearchSpec, kind: str) -> tuple[str, ...]:

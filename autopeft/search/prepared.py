@@ -38,6 +38,7 @@ from autopeft.spec.parse import spec_to_dict
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.trial.computing import Computing
+from autopeft.trial.frozen import default_cache_bytes
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import speed_configuration
 
@@ -173,6 +174,7 @@ class Prepared:
             dtype=self.precision,
             answers=answer_share(train, length) if head == "lm" else 1.0,
             longest_answer=longest_answer(train),
+            scratch=not self.gpu,
         )
 
     def field(self, head: str, speed: Speed) -> Field:
@@ -257,6 +259,8 @@ class Prepared:
             merged=budget.target == "merged",
             max_adapter_size=budget.max_adapter_size,
             target=budget.target,
+            # Asked here, so that all workers decide alike.
+            cache_bytes=default_cache_bytes(folder) if self.spec.cache_bytes is None else self.spec.cache_bytes,
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
             evaluation_rows=self.computing.evaluation_rows,
@@ -321,7 +325,6 @@ class Prepared:
                 "further_seeds": list(FINALIST_SEEDS[SEEDS[self.spec.evidence] :]),
                 "strategy": dict(self.strategy),
                 "baseline": BASELINE_SPACE,
-                "baseline_rates": list(self.baseline.rate_range("lora")),
             },
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import threading
 import time
@@ -30,10 +31,11 @@ from autopeft.search.prepared import Prepared
 from autopeft.search.result import SearchResult, build_result, place_winner, write_json
 from autopeft.search.resume import check_fingerprint, note_nothing_new, take_up
 from autopeft.search.rows import FinalRows
-from autopeft.search.snapshot import snapshot
+from autopeft.search.snapshot import Snapshots, snapshot
 from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import checked, parse_search, spec_to_dict
+from autopeft.trial.frozen import states_folder
 
 if TYPE_CHECKING:
     from autopeft.tracking import Tracker
@@ -149,8 +151,9 @@ class _Session:
         uri = tracking_uri(self._spec.tracking_uri, self._folder)
         name = self._spec.task.name or prepared.raw.source
         self._tracker = None if uri is None else Tracker(uri, f"autopeft/{name}", self._folder.name, self._folder)
-        offer = () if self._tracker is None else (self._tracker.offer,)
-        self._ledger = Ledger(journal, (*offer, self._tell))
+        self._snapshots = Snapshots()
+        self._ledger = Ledger(journal, (self._offer, self._tell))
+        self._began = self._ledger.used
         self._started = bool(journal.records)
 
     def run(self, executor: Executor | None, infeasible: NothingFeasible | None) -> SearchResult:
@@ -166,7 +169,7 @@ class _Session:
             self._ledger.note(repaired)
         if self._started:
             check_fingerprint(log.header.get("fingerprint", {}), self._prepared.fingerprint())
-            shut = check_opening(log, self._spec.budget)
+            shut = check_opening(log, self._spec.budget, until_decided=self._spec.until == "decided")
             if shut is not None:
                 self._notify(Event("note", {"text": shut}))
             if self._tracker is not None:
@@ -181,7 +184,8 @@ class _Session:
             )
             self._ledger.write("modules", map=self._prepared.modules(self._prepared.heads[0]).to_dict())
         sources = spec_to_dict(self._spec)["eval_sets"]
-        declare(self._ledger, self._prepared.eval_sets, sources, self._spec.budget)
+        decided = self._spec.until == "decided"
+        declare(self._ledger, self._prepared.eval_sets, sources, self._spec.budget, until_decided=decided)
         status, message = "found", None
         smallest: dict[str, float] | None = None
         fault: AutopeftError | None = None
@@ -206,11 +210,12 @@ class _Session:
     def _search(self, executor: Executor) -> None:
         spec, prepared = self._spec, self._prepared
         before = len(self._ledger.log.trials)
-        again = self._started and take_up(self._ledger, spec.budget, executor.slots)
+        decided = spec.until == "decided"
+        again = self._started and take_up(self._ledger, spec.budget, executor.slots, until_decided=decided)
         rules = Rules(
             budget=spec.budget,
             evidence=spec.evidence,
-            until_decided=spec.until == "decided",
+            until_decided=decided,
             heads=prepared.heads,
             train_rows=prepared.data.splits["train"].rows,
             validation_rows=prepared.data.splits["validation"].rows,
@@ -231,9 +236,25 @@ class _Session:
     def _tell(self, record: Record | None) -> None:
         if self._controller is None:
             return
-        shown = snapshot(self._controller)
-        event = Event("tick", {}, shown) if record is None else Event(record.type, record.data, shown)
-        self._notify(event)
+        with self._ledger.meter.of("display"):
+            if record is None and not self._snapshots.due():
+                return
+            shown = self._snapshots.take(self._controller, "tick" if record is None else record.type)
+            event = Event("tick", {}, shown) if record is None else Event(record.type, record.data, shown)
+            self._notify(event)
+
+    def _offer(self, record: Record) -> None:
+        if self._tracker is not None:
+            with self._ledger.meter.of("tracking"):
+                self._tracker.offer(record)
+
+    def _account(self) -> None:
+        """Journal what the search's own work took in this session."""
+        meter = self._ledger.meter
+        if self._tracker is not None:
+            meter.add("tracking", self._tracker.seconds)
+        seconds = {kind: round(value, 6) for kind, value in meter.seconds().items()}
+        self._ledger.write("overhead", seconds=seconds, wall=round(self._ledger.used - self._began, 6))
 
     def _finish(
         self, status: str, message: str | None, smallest: dict[str, float] | None, fault: AutopeftError | None
@@ -248,6 +269,7 @@ class _Session:
             self._ledger.note(f"the limit of {limit:.0f} s was passed by {used - limit:.1f} s")
         if self._tracker is not None:
             count_looks(self._ledger, self._tracker)
+        self._account()
         values = build_result(
             self._ledger,
             status=status,
@@ -258,6 +280,8 @@ class _Session:
         )
         if status == "found" and values["winner"] is None:
             values["status"], values["message"] = "failed", "no trial ended well; see the causes in report.html"
+        if status != "cancelled":
+            shutil.rmtree(states_folder(self._folder), ignore_errors=True)
         place_winner(self._folder, values)
         values["predictions"] = FinalRows(self._ledger).write()
         self._ledger.write("finished", status=values["status"], result=values)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from autopeft.cost.time import StepCosts
+from autopeft.cost.time import KEPT, StepCosts
 from autopeft.errors import AutopeftError
+from autopeft.journal import RungLog
 from autopeft.search.arms import Arm
 from autopeft.search.division import FINALIST_SEEDS, Division, Speed
 from autopeft.search.finals import Finals, makespan
@@ -18,8 +19,11 @@ from autopeft.space.modules import ModuleMap
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Evaluate, Job, Train
+from autopeft.trial.latency import latency_seconds
 from autopeft.trial.setup import Progress
 
+MADE = 2048
+"""Configurations that are kept as values; the others are made again from the journal when they are asked for."""
 CAUTION = 1.3
 """So many times what is expected is kept for the finalists."""
 PATIENCE, GRACE_SECONDS, SHORTEST_LIMIT = 5.0, 30.0, 5.0
@@ -86,6 +90,7 @@ class State:
         slots: Workers.
 
     Attributes:
+        slots: Workers now.
         running: Slot -> its job.
         began: Slot -> seconds used when its job was handed out.
         progress: Slot -> how far its job is.
@@ -100,6 +105,10 @@ class State:
         self.began: dict[int, float] = {}
         self.progress: dict[int, Progress] = {}
         self.held: dict[str, int] = {}
+        self._configurations: dict[str, Configuration] = {}
+        self._training: set[str] = set()
+        self._expected: dict[int, tuple[str, float]] = {}
+        self._sums: dict[str, float] = {}
         self._make_field = field
         self._field: Field | None = None
         self._division = Division.from_dict(ledger.log.plan) if ledger.log.plan else None
@@ -129,16 +138,21 @@ class State:
     def bind(self, speed: Speed) -> Field:
         """Bind the arms, at the measured speed; step costs are learned from the journal where there are any."""
         self._field = self._make_field(self.head, speed)
+        done: list[tuple[RungLog, str, int]] = []
         for trial in self.ledger.log.trials.values():
             before = 0
             for rung in trial.rungs:
-                self._field.costs.observe(
-                    self.configuration(trial.hash),
-                    rung.rows - before,
-                    rung.train_seconds,
-                    execution=self.execution(trial.hash),
-                )
+                done.append((rung, trial.hash, rung.rows - before))
                 before = rung.rows
+        # In the order in which they ran; what came before the latest of them does not count any more.
+        for rung, hash, rows in sorted(done, key=lambda job: job[0].used)[-KEPT:]:
+            self._field.costs.observe(
+                self.configuration(hash),
+                rows,
+                rung.train_seconds,
+                execution=self.execution(hash),
+                looked_up=rung.looked_up,
+            )
         return self._field
 
     @property
@@ -149,7 +163,7 @@ class State:
     @property
     def finals(self) -> Finals:
         """Everything about finalists."""
-        return Finals(self.ledger, self.division, tuple(self.field.arms))
+        return Finals(self.ledger, replace(self.division, workers=self.slots), tuple(self.field.arms))
 
     def explore_until(self) -> float | None:
         """Seconds used at which exploring ends: later than planned where the finalists cannot use all their time."""
@@ -169,6 +183,7 @@ class State:
         """Journal the finalists."""
         self.finals.name(
             seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
+            once=self.latency_seconds(),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
             front=self.rules.objective == "pareto",
@@ -176,7 +191,14 @@ class State:
 
     def configuration(self, hash: str) -> Configuration:
         """A configuration by its hash."""
-        return Configuration.from_dict(self.ledger.log.configurations[hash].configuration)
+        found = self._configurations.pop(hash, None)
+        if found is None:
+            found = Configuration.from_dict(self.ledger.log.configurations[hash].configuration)
+        # The one asked for last stands last; the first one goes.
+        self._configurations[hash] = found
+        if len(self._configurations) > MADE:
+            del self._configurations[next(iter(self._configurations))]
+        return found
 
     def execution(self, hash: str) -> Execution:
         """How the batches of a configuration are computed."""
@@ -206,7 +228,7 @@ class State:
     def _own_rate(self, hash: str) -> float | None:
         """Seconds per row that training this very configuration has taken; None before it has run."""
         rows, seconds = 0, 0.0
-        for trial in self.ledger.log.of_configuration(hash):
+        for trial in self.ledger.log.index.of_hash(hash):
             rows += trial.rows
             seconds += sum(rung.train_seconds for rung in trial.rungs)
         return seconds / rows if rows and seconds > 0 else None
@@ -214,6 +236,12 @@ class State:
     def evaluation_seconds(self, rows: int) -> float:
         """Expected seconds of a whole evaluation, generated answers included."""
         return rows * self.division.speed.evaluate + self.division.speed.generate
+
+    def latency_seconds(self) -> float:
+        """Expected seconds of measuring a configuration's latency."""
+        budget = self.rules.budget
+        limited, merged = budget.max_latency_overhead is not None, budget.target == "merged"
+        return latency_seconds(self.division.speed.evaluate, limited=limited, merged=merged)
 
     def busy(self) -> float:
         """Seconds that workers have computed until now, running jobs included."""
@@ -240,8 +268,36 @@ class State:
         return max(least, min(limits))
 
     def training(self) -> set[str]:
-        """Trials that run right now."""
-        return {job.trial for job in self.running.values() if isinstance(job, Train)}
+        """Trials that run right now; not to be changed."""
+        return self._training
+
+    def occupy(self, slot: int, job: Job) -> None:
+        """A job has been handed out."""
+        self.running[slot] = job
+        self.began[slot] = self.ledger.used
+        self.progress.pop(slot, None)
+        if isinstance(job, Train):
+            trial = self.ledger.log.trials[job.trial]
+            seconds = self.seconds(trial.hash, job.rows_to - job.rows_from, final=job.final)
+            self._training.add(job.trial)
+            self._expected[slot] = (trial.arm, seconds)
+            self._sums[trial.arm] = self._sums.get(trial.arm, 0.0) + seconds
+
+    def release(self, slot: int) -> None:
+        """A job has come to its end, well or not."""
+        job = self.running.pop(slot, None)
+        self.progress.pop(slot, None)
+        if isinstance(job, Train):
+            self._training.discard(job.trial)
+            arm, seconds = self._expected.pop(slot)
+            self._sums[arm] -= seconds
+            if not self._expected:
+                # What rounding has left.
+                self._sums.clear()
+
+    def expected(self, arm: str) -> float:
+        """Seconds that the running jobs of an arm were expected to take when they were handed out."""
+        return self._sums.get(arm, 0.0)
 
     def evaluating(self, name: str) -> bool:
         """Whether an evaluation of this name runs right now."""

@@ -38,10 +38,14 @@ class SearchSpec:
             (hundredths of a metric that is bounded by 1, else the metric's own unit); None looks for the best.
         objective: ``best`` returns one adapter; ``pareto`` also those that are worth their size, memory or time.
         overrides: ``("space.x", value)`` and ``("strategy.x", value)`` pairs from ``--set``.
-        workers: Trials at a time; None takes one per GPU, or one per core.
+        workers: Trials at a time; None takes one per GPU, or one per core, and follows the nodes of a cluster.
+        max_workers: Where `workers` is None: the most that follow a cluster. So many are asked for, so that a cluster
+            that grows by what waits starts nodes for them.
         gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
         executor: What runs the trials.
         ray_address: Address of a running Ray cluster; None starts one here.
+        cache_bytes: What kept hidden states of frozen blocks may take on each machine; 0 keeps none, None takes a share
+            of its memory.
         seed: Seed of all that is random, except the finalists' seeds.
         out: The run folder; None makes one under ``runs/``.
         overwrite: Whether a non-empty run folder may be replaced.
@@ -64,9 +68,11 @@ class SearchSpec:
     objective: Objective = "best"
     overrides: tuple[tuple[str, Any], ...] = ()
     workers: int | None = None
+    max_workers: int | None = None
     gpus_per_trial: float | None = None
     executor: ExecutorName = "ray"
     ray_address: str | None = None
+    cache_bytes: int | None = None
     seed: int = 0
     out: str | None = None
     overwrite: bool = False

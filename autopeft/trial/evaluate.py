@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from transformers import StoppingCriteria
 
 from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.lookup import Entry
 from autopeft.cost.step import answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, Batch, EncodedSplit
@@ -84,6 +85,7 @@ def outputs(
     *,
     rows: Array,
     clock: JobClock | None = None,
+    entry: Callable[[Array, int], Entry] | None = None,
 ) -> dict[str, Array]:
     """The per-example outputs that metrics are computed from.
 
@@ -94,6 +96,7 @@ def outputs(
         device: Where the model is.
         rows: int64 `[n]`: the rows to use, sorted.
         clock: The job's clock, asked after every batch.
+        entry: Row numbers and padded length -> where their forward pass begins; None for whole ones.
 
     Raises:
         TrialFailure: ``timeout`` past the clock's limit.
@@ -115,10 +118,12 @@ def outputs(
 
     for batch in _batches(split, rows, setup):
         clock.check()
+        beginning = nullcontext() if entry is None else entry(batch.rows, batch.input_ids.shape[1]).passing()
         if setup.kind == "causal_lm":
-            put("log_likelihood", batch, _answer_log_likelihood(model, batch, setup, device))
+            with beginning:
+                put("log_likelihood", batch, _answer_log_likelihood(model, batch, setup, device))
             continue
-        with autocast(setup, device):
+        with autocast(setup, device), beginning:
             logits = model(**tensors(batch, device))
         labels = torch.from_numpy(batch.labels).to(device)
         put("label", batch, labels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import math
 import resource
 import shutil
 import time
@@ -39,7 +38,8 @@ from autopeft.trial.ability import ability
 from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
-from autopeft.trial.latency import MOST_SECONDS, measure_latency
+from autopeft.trial.frozen import FrozenPrefix, FrozenStates
+from autopeft.trial.latency import measure_latency, patience
 from autopeft.trial.setup import Progress, WorkSetup
 
 SPEED_SECONDS = 2.0
@@ -90,6 +90,7 @@ class Workbench:
         self._maps: dict[str, ModuleMap] = {}
         self._resident: tuple[str, int, AdaptedModel, torch.optim.AdamW] | None = None
         self._checksums: dict[str, str] = {}
+        self._states = FrozenStates(setup, self.device)
 
     def run(self, job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
         """Do a job. Never raises for what a configuration or the data can cause: that becomes the outcome.
@@ -145,26 +146,42 @@ class Workbench:
         return self._maps[head]
 
     def _train(self, job: Train, clock: JobClock) -> Outcome:
-        setup, carrier = self.setup, self.carrier(job.head)
+        carrier = self.carrier(job.head)
         job, model, optimizer = self._take(job, carrier, clock)
         latency = None
         if job.rows_from == 0:
             self._check_length(model)
             latency = self._latency(job, model, carrier)
+        with contextlib.closing(self._states.prefix(job, model, self.modules(job.head))) as prefix:
+            return self._trained(job, model, optimizer, prefix, latency, clock)
+
+    def _trained(
+        self,
+        job: Train,
+        model: AdaptedModel,
+        optimizer: torch.optim.AdamW,
+        prefix: FrozenPrefix,
+        latency: dict[str, float] | None,
+        clock: JobClock,
+    ) -> Outcome:
+        """Train, evaluate and store a model that stands ready."""
+        setup, carrier = self.setup, model.carrier
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         measured = self.device.type == "cpu" and (job.final or (setup.limited_memory and job.rows_from == 0))
-        trained = train.run(model, optimizer, job, setup, self.device, clock, measured=measured)
+        trained = train.run(model, optimizer, job, setup, self.device, clock, measured=measured, prefix=prefix)
         # Evaluation and generation may take more, and are not what was predicted.
         peak = trained.peak_bytes if self.device.type == "cpu" else self._device_peak()
         began = time.monotonic()
+        filled = prefix.use.fill_seconds
         split = setup.data.splits["validation"]
         rows = subset(split, job.evaluate_rows)
-        arrays = outputs(model, split, setup, self.device, rows=rows, clock=clock)
+        entry = prefix.entry("validation", rows)
+        arrays = outputs(model, split, setup, self.device, rows=rows, clock=clock, entry=entry)
         metrics = {name: score(name, arrays) for name in METRICS[setup.kind] if name != "exact_match"}
         if job.final and setup.kind == "causal_lm":
             metrics["exact_match"], arrays["exact"] = self._exact_match(model, "validation", clock)
-        evaluated = time.monotonic() - began
+        evaluated = time.monotonic() - began - (prefix.use.fill_seconds - filled)
         if checksum(carrier) != self._checksums[job.head]:
             raise TrialFailure("base_changed", "the frozen base was written to", infeasible=True)
         final = checkpoint.rung_folder(setup.path / job.folder, job.rung)
@@ -182,7 +199,12 @@ class Workbench:
             outputs=str((final / "outputs.safetensors").relative_to(setup.path)),
             adapter=str((final / "adapter").relative_to(setup.path)),
             sha256=sha256,
-            values={"adapter_params": model.adapter_params, "head_params": model.head_params, "latency": latency},
+            values={
+                "adapter_params": model.adapter_params,
+                "head_params": model.head_params,
+                "latency": latency,
+                "states": prefix.use.to_dict(),
+            },
         )
 
     def _take(self, job: Train, carrier: Carrier, clock: JobClock) -> tuple[Train, AdaptedModel, torch.optim.AdamW]:
@@ -268,8 +290,8 @@ class Workbench:
         limit = self.setup.max_latency_overhead
         if limit is None and not job.latency:
             return None
-        patience = MOST_SECONDS if limit is None else math.inf
-        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=patience)
+        most = patience(limited=limit is not None)
+        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=most)
         worst = max(ratios.values())
         if limit is not None and worst > limit:
             detail = f"a forward pass takes {worst:.2f} times the bare base's, above the limit of {limit:.2f}"

@@ -16,6 +16,7 @@ from autopeft.compose.host.access import (
     part_parameters,
     recompute_constants,
 )
+from autopeft.compose.host.casts import spare_casts
 from autopeft.compose.host.config import (
     ADAPTER,
     HYBRID,
@@ -47,6 +48,7 @@ __all__ = [
     "part_parameters",
     "recompute_constants",
     "register",
+    "spare_casts",
     "stock_config",
     "taken_positions",
     "tensor_prefix",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 
 from autopeft.errors import AutopeftError
@@ -13,6 +14,8 @@ from autopeft.strategy.jobs import Job, Outcome, Probe
 
 ATTEMPTS = 3
 """How often a probe may lose its worker."""
+HEADS = -1
+"""Counts the losses of the head probe, whichever worker had it."""
 
 
 class ProbePhase:
@@ -21,9 +24,9 @@ class ProbePhase:
     def __init__(self, state: State) -> None:
         self._state = state
         self._speeds: list[Speed] = []
-        self._asked: set[int] = set()
-        self._lost = 0
         self._seconds = 0.0
+        self._asked: set[int] = set()
+        self._lost: Counter[int] = Counter()
 
     def next(self, slot: int) -> Job | Wait:
         """One worker probes the heads, the others their speed meanwhile: they share the machine later as well.
@@ -67,19 +70,26 @@ class ProbePhase:
         self._seconds = max(self._seconds, outcome.seconds)
         self._divide_if_known()
 
+    def resized(self) -> None:
+        """Other workers are there than before: with fewer of them, all that are needed may have answered."""
+        self._divide_if_known()
+
     def _divide_if_known(self) -> None:
-        if "heads" in self._state.ledger.log.probes and len(self._speeds) >= self._needed:
+        known = "heads" in self._state.ledger.log.probes and not self._state.divided
+        if known and len(self._speeds) >= self._needed:
             self._divide(self._seconds)
 
     def lost(self, slot: int, reason: str) -> None:
         """The worker died; another one does the probe.
 
         Raises:
-            AutopeftError: It keeps dying.
+            AutopeftError: They keep dying.
         """
+        # A node that is lost takes many workers with it: once for each.
+        probe = slot if slot in self._asked else HEADS
         self._asked.discard(slot)
-        self._lost += 1
-        if self._lost >= ATTEMPTS:
+        self._lost[probe] += 1
+        if self._lost[probe] >= ATTEMPTS:
             raise AutopeftError(f"workers die before they can train anything: {reason}")
 
     def _time_limit(self) -> float | None:

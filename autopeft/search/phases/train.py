@@ -46,6 +46,10 @@ class Trainer:
         final = rung == len(rungs) - 1
         rows_to = state.final_rows() if trial.purpose == "confirm" else rungs[rung]
         state.held.pop(trial.id, None)
+        latency = trial.purpose == "confirm" and not self._latency_known(trial)
+        expected = state.seconds(trial.hash, rows_to - trial.rows, final=final)
+        if latency or (trial.rows == 0 and state.rules.budget.max_latency_overhead is not None):
+            expected += state.latency_seconds()
         return Train(
             trial=trial.id,
             configuration=state.configuration(trial.hash),
@@ -59,9 +63,9 @@ class Trainer:
             head=state.head,
             evaluate_rows=state.division.final_evaluated if final else state.division.rung_evaluated,
             final=final,
-            time_limit=state.time_limit(state.seconds(trial.hash, rows_to - trial.rows, final=final)),
+            time_limit=state.time_limit(expected),
             execution=state.execution(trial.hash),
-            latency=trial.purpose == "confirm" and not self._latency_known(trial),
+            latency=latency,
         )
 
     def _latency_known(self, trial: TrialLog) -> bool:
@@ -108,8 +112,15 @@ class Trainer:
             sha256=outcome.sha256,
             head_params=outcome.values["head_params"],
             latency=outcome.values.get("latency"),
+            states=outcome.values.get("states"),
         )
-        state.field.costs.observe(job.configuration, outcome.rows, outcome.train_seconds, execution=job.execution)
+        state.field.costs.observe(
+            job.configuration,
+            outcome.rows,
+            outcome.train_seconds,
+            execution=job.execution,
+            looked_up=state.ledger.log.trials[job.trial].rungs[-1].looked_up,
+        )
         if outcome.peak_bytes is not None:
             state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
@@ -148,7 +159,8 @@ class Trainer:
     def _judge(self, slot: int, trial: TrialLog) -> None:
         state = self._state
         arm = next(arm for name, arm in state.field.arms.items() if name == trial.arm)
-        decision = arm.judge(trial, state.ledger.log, len(state.division.rungs))
+        with state.ledger.meter.of("judge"):
+            decision = arm.judge(trial, state.ledger.log, len(state.division.rungs))
         rung = trial.rungs[-1].rung
         state.ledger.write("decision", trial=trial.id, rung=rung, action=decision.action, reason=decision.reason)
         if decision.action == "stop":
