@@ -178,7 +178,7 @@ def test_a_node_with_eight_workers_may_be_lost_while_they_are_measured(
     bench, _ = search(tmp_path / "run", monkeypatch, [], 16)
     bench.run()
     probed = next(record.used for record in read_journal(tmp_path / "run") if record.type == "probe")
-    bench, _ = search(tmp_path / "again", monkeypatch, [(probed + 0.01, set(range(8)))], 16)
+    bench, _ = search(tmp_path / "again", monkeypatch, [(probed / 2, set(range(8)))], 16)
     log = bench.run()
     assert log.plan["workers"] == 8
     assert log.verdict is not None
