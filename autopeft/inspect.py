@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import InputError
 from autopeft.space.modules import ModuleMap, Role, Site
 
-__all__ = ["module_map"]
+__all__ = ["GroupedProducts", "module_map"]
 
 SPY = "autopeft_inspect"
 LENGTH = 8
@@ -35,6 +35,7 @@ SOFTMAX = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable.default,
 }
+GROUPED = torch.ops.aten._grouped_mm.default
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default}
 HINTS: tuple[tuple[Role, tuple[str, ...]], ...] = (
     ("query", ("query", "q_proj", "q_lin", "q", "wq", "to_q")),
@@ -53,6 +54,24 @@ class _Event:
     name: str
     reads: Any = None
     kv_features: int | None = None
+
+
+class GroupedProducts(TorchDispatchMode):
+    """Gives the products of a mixture of experts their shape where tensors hold no values.
+
+    PyTorch's kernels multiply float32 and bfloat16 alike, its shape rule for meta and fake tensors knows bfloat16 only.
+    Two matrices give one product for each expert, `[experts, m, n]`; all else gives `[m, n]`, or the batched product.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not GROUPED:
+            return func(*args, **(kwargs or {}))
+        left, right = args[0], args[1]
+        offsets: Any = args[2] if len(args) > 2 else (kwargs or {}).get("offs")
+        shape = [left.shape[-2], right.shape[-1]]
+        if left.ndim == right.ndim:
+            shape = [left.shape[0] if left.ndim == 3 else offsets.shape[0], *shape]
+        return left.new_empty(shape)
 
 
 def module_map(model: nn.Module, *, base_params: int | None = None) -> ModuleMap:
@@ -138,6 +157,7 @@ def _watch(model: nn.Module, architecture: str) -> list[_Event]:
             stack.callback(module.register_forward_pre_hook(_entering(name, running, events), with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(_leaving(running), always_call=True).remove)
         stack.enter_context(_attention(model, spy))
+        stack.enter_context(GroupedProducts())
         stack.enter_context(Softmax())
         try:
             model(**_inputs(model))

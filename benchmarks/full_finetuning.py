@@ -24,8 +24,8 @@ from autopeft.data.batches import TrainStream, pad
 from autopeft.data.encode import encode
 from autopeft.data.read import read
 from autopeft.evidence.metrics import score
-from autopeft.search.prepare import precision_here
 from autopeft.spec import Task
+from autopeft.trial.computing import EVALUATION_ROWS, precision_here
 from autopeft.trial.evaluate import outputs, subset
 from autopeft.trial.schedule import factor
 
@@ -117,7 +117,14 @@ def main() -> None:
     base = load_base(arguments.model, kind=raw.kind, dtype="float32")
     data, _ = encode(raw, load_tokenizer(arguments.model), max_length=None, model_max=model_positions(base.config))
     labels = {"sequence_classification": len(data.label_names), "regression": 1}.get(raw.kind, 0)
-    setup = SimpleNamespace(kind=raw.kind, metric=raw.metric, labels=labels, precision=precision_here(False), data=data)
+    setup = SimpleNamespace(
+        kind=raw.kind,
+        metric=raw.metric,
+        labels=labels,
+        precision=precision_here(False),
+        data=data,
+        evaluation_rows=EVALUATION_ROWS,
+    )
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     mine = {(r["rate"], r["seed"]): r for r in done if r["name"] == arguments.name and r["epochs"] == arguments.epochs}
 

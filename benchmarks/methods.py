@@ -27,11 +27,11 @@ from autopeft.data.encode import encode
 from autopeft.data.read import read
 from autopeft.inspect import module_map
 from autopeft.methods import METHODS, Method
-from autopeft.search.prepare import precision_here
 from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
 from autopeft.spec import Task
 from autopeft.strategy.jobs import Train
+from autopeft.trial.computing import precision_here
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import Workbench
 

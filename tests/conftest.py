@@ -46,6 +46,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("AUTOPEFT_HOME", str(home / ".autopeft"))
+    monkeypatch.setenv("AUTOPEFT_CACHE", str(home / "cache"))
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
 

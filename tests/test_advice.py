@@ -148,8 +148,18 @@ def test_latency_is_that_of_the_winner(tmp_path: Path) -> None:
     assert named(advise(log), "latency", "winner").found is None
     runs = log.of_configuration(str((log.finalists or {})["challenger"]), "confirm")
     runs[0].rungs[-1] = replace(runs[0].rungs[-1], latency={"1": 1.31, "16": 1.04})
-    assert "1.31 times" in named(advise(log), "latency", "winner").words
+    assert "times 1.31" in named(advise(log), "latency", "winner").words
     assert named(advise(log), "latency", "baseline").found is None
+    lora = log.of_configuration(str((log.finalists or {})["baseline"]), "confirm")
+    lora[0].rungs[-1] = replace(lora[0].rungs[-1], latency={"1": 1.25, "16": 1.02})
+    assert "tuned LoRA: times 1.25" in named(advise(log), "latency", "winner").words
+    assert "tuned LoRA:" not in named(advise(log), "latency", "baseline").words
+    assert "adds nothing" in named(advise(log), "latency", "baseline").words
+    known = log.configurations[runs[0].hash].configuration
+    next(iter(known["sites"].values()))[0]["method"] = "serial"
+    assert "it cannot be merged" in named(advise(log), "latency", "winner").words
+    log.plan["budget"] = {"max_latency_overhead": 1.4}
+    assert "within the limit of 1.4" in named(advise(log), "latency", "winner").words
 
 
 def test_a_journal_of_an_earlier_version_gives_only_what_it_holds(tmp_path: Path) -> None:

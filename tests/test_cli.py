@@ -100,9 +100,11 @@ class TestFlags:
             "objective": ("pareto", "pareto"),
             "seed": ("3", 3),
             "workers": ("2", 2),
+            "max_workers": ("8", 8),
             "gpus_per_trial": ("0.5", 0.5),
             "pack": ("4", 4),
             "executor": ("inprocess", "inprocess"),
+            "cache_bytes": ("4GiB", 2**32),
         }
         left_out = {"preset", "resume", "task.prompt_column", "task.response_column"}
         argv, expected = ["search"], {}

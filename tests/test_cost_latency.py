@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autopeft.cost.latency import overhead
+from autopeft.cost.latency import overhead, overhead_seconds
 from autopeft.cost.step import StepTensors
 
 
@@ -93,3 +93,26 @@ def test_real_layers_are_ranked() -> None:
         return lambda ids, mask, types: model(ids.float())
 
     assert max(overhead(through(large), through(small), _batch(), autocast_dtype=torch.bfloat16).values()) > 1.5
+
+
+@pytest.mark.parametrize("most", [4.0, 20.0, float("inf")])
+@pytest.mark.parametrize("row", [1e-4, 0.003, 0.1, 0.5, 3.0, 40.0])
+def test_what_it_takes_is_known_before(row: float, most: float) -> None:
+    machine = Machine()
+    run = machine.forward("base", lambda rows: row * rows)
+    limits = {"most_seconds": most, "longest": 60.0}
+    found = overhead(run, run, _batch(), clock=lambda: machine.now, **limits)
+    assert machine.now == pytest.approx(overhead_seconds(row, 16, **limits), rel=0.01)
+    assert 1 in found
+    # Two ratios of at most the patience and a turn beyond, or one turn of what takes longer.
+    if most < float("inf"):
+        assert machine.now <= 2 * (most + 60.0) + 4 * row
+    assert overhead_seconds(row, 16, merged=True, **limits) == 0.0
+
+
+def test_the_batch_of_a_very_large_model_has_fewer_rows() -> None:
+    machine = Machine()
+    run = machine.forward("base", lambda rows: 3.0 * rows)
+    assert set(overhead(run, run, _batch(), longest=60.0, clock=lambda: machine.now)) == {1, 5}
+    slower = machine.forward("base", lambda rows: 40.0 * rows)
+    assert set(overhead(slower, slower, _batch(), longest=60.0, clock=lambda: machine.now)) == {1}

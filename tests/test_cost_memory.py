@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from compose_models import alone
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import autopeft.cost.memory as memory
 from autopeft.compose.adapt import adapt
 from autopeft.compose.base import Carrier, attach, load_base, meta_carrier
+from autopeft.compose.host import spare_casts
 from autopeft.cost.live import Peak, measure
 from autopeft.cost.memory import Fit, MemoryGate, MemoryModel, predict_bytes
 from autopeft.cost.step import build_optimizer, micro_batches, train_step
@@ -56,6 +57,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("llama")
     LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, pad_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("mixtral")
+    config = MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0)
+    MixtralForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -101,6 +111,8 @@ def _measured(
     if execution.checkpointing:
         adapted.checkpoint_blocks()
     adapted.train()
+    if precision is not None:
+        spare_casts(adapted)
     ids = torch.randint(5, 300, (rows, length), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[0, length // 2 :] = 0
@@ -121,7 +133,7 @@ def _measured(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("architecture", ["bert", "llama", "mixtral"])
 def test_a_prediction_is_what_a_real_step_needs(
     architecture: str, attention: Any, dtype: Any, request: pytest.FixtureRequest
 ) -> None:

@@ -20,6 +20,7 @@ NAMES = {
     "gpu",
     "bfloat16",
     "threads",
+    "cache",
     "bitsandbytes",
     "memory",
     "disk",

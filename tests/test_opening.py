@@ -308,3 +308,36 @@ def test_a_search_that_was_given_more_and_found_nothing_to_train_says_so(tmp_pat
         assert not any("nothing further was trained" in note for note in ledger.log.notes)
         note_nothing_new(ledger, trials)
         assert sum("nothing further was trained" in note for note in ledger.log.notes) == 1
+
+
+@pytest.mark.parametrize(("first", "then"), [("decided", None), (None, "decided")])
+def test_what_counts_is_how_the_latest_session_was_to_end(tmp_path: Path, first: str | None, then: str | None) -> None:
+    """A settled verdict ends a search only if that was asked for now, or by the session before."""
+    budget, more = Budget(max_time=600, max_trials=6), Budget(max_time=900, max_trials=6)
+    log = an_ended_search(tmp_path, budget, 6, 595, seeds=2, verdict="better", until=first)
+    assert opening(log, more).opens is (first is None)
+    assert opening(log, more, until_decided=then == "decided").opens is (then is None)
+    if then is None:
+        assert check_opening(log, more, until_decided=False) is None
+    else:
+        with pytest.raises(InputError):
+            check_opening(log, more, until_decided=True)
+    with Journal.resume(tmp_path, clock=lambda: 600.0) as journal:
+        ledger = Ledger(journal)
+        take_up(ledger, budget, 2, until_decided=then == "decided")
+        ledger.write("finished", status="found", result={})
+        assert ledger.log.until == then
+        assert opening(ledger.log, more).opens is (then is None)
+    # A journal of before says nothing of it when it is taken up: the first record holds.
+    older = SearchLog.fold(read_journal(tmp_path)[:-2])
+    assert older.until == first
+
+
+def test_a_resume_that_says_nothing_of_it_keeps_it(tmp_path: Path) -> None:
+    an_ended_search(tmp_path, Budget(max_time=600, max_trials=6), 6, 595, until="decided")
+    with Journal.resume(tmp_path, clock=lambda: 600.0) as journal:
+        ledger = Ledger(journal)
+        take_up(ledger, Budget(max_time=600, max_trials=6), 2)
+        assert ledger.log.until == "decided"
+        ledger.write("resumed", records=1, reopened=False)
+        assert ledger.log.until == "decided"

@@ -311,9 +311,3 @@ def test_a_head_that_nothing_else_serves_is_told() -> None:
     assert "is our own (cls)" in is_own
     assert "--head stock --target peft" in is_own
     assert warned("stock") == warned("mean", "cls", target="peft") == []
-
-
-def test_memory_that_no_worker_has_is_told(tmp_path: Path, questions: Path) -> None:
-    folder = config_folder(tmp_path / "llama", LlamaConfig(**TINY))
-    (told,) = planned(folder, questions, {"max_memory": "100KB", "target": "vllm"}, device_tflops=1.0)["warnings"]
-    assert "--max-memory allows" in told

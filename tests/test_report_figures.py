@@ -89,6 +89,17 @@ def test_the_range_of_rates_is_cut_to_what_the_method_bears() -> None:
     assert high == 8e-3
 
 
+def test_the_range_of_rates_is_read_from_journals_of_now_and_of_before(log: SearchLog) -> None:
+    found = copy.deepcopy(log)
+    found.header["space"] = {"baseline": {"rates": {"lora": [1e-4, 1e-3, 5e-3]}}}
+    assert lora_rates(found).allowed == (1e-4, 5e-3)
+    found.header["space"] = {}
+    found.header["procedure"] = {"baseline_rates": [2e-4, 6e-3]}
+    assert lora_rates(found).allowed == (2e-4, 6e-3)
+    found.header["procedure"] = {}
+    assert lora_rates(found).allowed is None
+
+
 def test_the_front_is_that_of_the_result(log: SearchLog) -> None:
     found = fronts(log)
     assert len(found.points) == 7

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import autopeft
+from autopeft.compose.store import describe
 from autopeft.journal import SearchLog, read_journal
 
 
@@ -79,6 +80,15 @@ def test_nothing_in_the_adapter_folder_names_this_machine(found: autopeft.Search
     for path in (found.folder / "winner").glob("*.json"):
         assert str(minilm.parent) not in path.read_text(), path.name
         assert str(found.folder) not in path.read_text(), path.name
+
+
+def test_the_folder_of_the_winner_is_where_its_trained_adapter_lies(found: autopeft.SearchResult) -> None:
+    folder = found.adapter_folder
+    assert folder is not None
+    assert describe(folder)["configuration"] == found.winner["configuration"]
+    # It stays so when the result is read again, and there is none where nothing won.
+    assert autopeft.SearchResult.read(found.folder).adapter_folder == folder
+    assert autopeft.SearchResult(found.folder, {**found.values, "winner": None}).adapter_folder is None
 
 
 def test_the_winner_predicts_as_it_was_scored(found: autopeft.SearchResult, tiny_reviews: Path) -> None:

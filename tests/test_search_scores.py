@@ -25,6 +25,8 @@ def scores(margin: float | None, arm: Arm, metric: str = "accuracy") -> dict[str
         trial = TrialLog(f"t{number}", name, of, "explore", 0, number, 0)
         trial.rungs += [RungLog(r, 100 * (r + 1), {log.rung_metric: value}) for r, value in enumerate(values)]
         log.trials[trial.id] = trial
+        log.index.start(trial)
+        log.index.update(trial, log.rung_metric, params)
     return {t.hash: Scores(log, arm).view(t).scores for t in log.trials.values() if t.arm == arm}
 
 

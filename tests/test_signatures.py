@@ -165,15 +165,37 @@ def test_the_fall_that_choosing_causes_is_not_called_overfitting() -> None:
     assert mild.found is False
 
 
-def test_latency_is_named_above_a_tenth() -> None:
+@pytest.mark.parametrize(
+    ("ratios", "lora", "found"),
+    [
+        # What a call costs shows at one row of a small model, LoRA's too.
+        ({"1": 1.42, "16": 1.10}, {"1": 1.35, "16": 1.06}, False),
+        ({"1": 1.42, "16": 1.10}, None, False),
+        ({"1": 1.60, "16": 1.10}, {"1": 1.35, "16": 1.06}, True),
+        ({"1": 1.10, "16": 1.24}, {"1": 1.10, "16": 1.05}, True),
+        ({"1": 1.10, "16": 1.42}, None, True),
+        ({"1": 1.40}, {"16": 1.0}, True),
+    ],
+)
+def test_latency_is_named_where_it_cannot_be_merged_and_lora_would_be_faster(
+    ratios: dict[str, float], lora: dict[str, float] | None, found: bool
+) -> None:
+    made = latency("winner", ratios, lora=lora)
+    assert made.found is found
+    assert made.next_step.startswith("It cannot be merged: where latency matters, search with") is found
+    assert latency("winner", ratios, lora=lora, mergeable=True).found is False
+    assert latency("winner", ratios, lora=lora, limit=2.0).found is False
+
+
+def test_latency_says_what_was_measured_and_a_limit_that_tuned_lora_keeps() -> None:
     assert latency("winner", None).found is None
-    assert latency("winner", {"1": 1.05, "16": 1.1}).found is False
-    made = latency("winner", {"batch_1": 1.42, "batch_16": 1.02, "method": "best of 5"})
-    assert made.found is True
-    assert "1.42 times with 1 rows" in made.words
-    assert made.next_step.startswith("It cannot be merged")
-    merged = latency("winner", {"1": 1.42}, mergeable=True)
-    assert merged.next_step.startswith("All its methods can be merged: where latency")
+    made = latency("winner", {"batch_1": 1.62, "batch_16": 1.02, "method": "best of 5"}, lora={"1": 1.311, "16": 1.0})
+    assert "times 1.62 with 1 row, times 1.02 with 16 rows" in made.words
+    assert "tuned LoRA: times 1.31 with 1 row" in made.words
+    assert "--max-latency 1.32," in made.next_step
+    assert "--max-latency 1.25," in latency("winner", {"1": 1.3, "16": 1.3}).next_step
+    assert "adds nothing" in latency("winner", {"1": 1.42}, mergeable=True).words
+    assert "within the limit of 1.5" in latency("winner", {"1": 1.42}, limit=1.5).words
 
 
 def world(seed: int, count: int, gain: float, spread: float, noise: float = 0.002) -> tuple[Outlook, float]:

@@ -243,6 +243,7 @@ FULL = SearchSpec(
     gpus_per_trial=0.5,
     pack=4,
     executor="inprocess",
+    cache_bytes=0,
     seed=3,
     tracking_uri="none",
 )

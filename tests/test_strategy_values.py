@@ -7,6 +7,7 @@ import yaml
 from autopeft.errors import InputError
 from autopeft.strategy import build, validate
 from autopeft.strategy.base import Sampler
+from autopeft.strategy.curves import Curve
 from autopeft.strategy.halving import Asha, Hyperband, NoHalving
 from autopeft.strategy.samplers import RandomSampler
 from autopeft.strategy.tpe import TPESampler
@@ -18,6 +19,7 @@ SHIPPED = {
     "tpe": (TPESampler, NoHalving, 1),
     "tpe-asha": (TPESampler, Asha, 3),
     "hyperband": (RandomSampler, Hyperband, 3),
+    "tpe-curve": (TPESampler, Curve, 4),
 }
 
 

@@ -7,10 +7,11 @@ place for the command line, for files and for Python; here is only the way there
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from autopeft.cli.further import further_problems
 from autopeft.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -122,11 +123,19 @@ FLAGS: tuple[Flag, ...] = (
         "WHAT",
     ),
     Flag("--seed", "seed", SEARCH, "seed of all that is random (0)", "N", "number"),
-    Flag("--workers", "workers", RUN, "trials at a time (one per GPU, or one per core)", "N", "number"),
+    Flag("--workers", "workers", RUN, "trials at a time (auto: one per GPU, or one per core)", "N", "number"),
+    Flag("--max-workers", "max_workers", RUN, "on a cluster that grows: ask for so many", "N", "number"),
     Flag("--gpus-per-trial", "gpus_per_trial", RUN, "fraction of a GPU per trial", "F", "number"),
     Flag("--pack", "pack", RUN, "trials that a worker trains together: auto, off or a number (auto)", "N"),
     Flag("--executor", "executor", RUN, "ray, tune or inprocess (ray)", "NAME"),
     Flag("--ray-address", "ray_address", RUN, "address of a running Ray cluster", "ADDRESS"),
+    Flag(
+        "--cache-bytes",
+        "cache_bytes",
+        RUN,
+        "hidden states of frozen blocks kept on disk while the search runs (a quarter of the memory); 0 keeps none",
+        "BYTES",
+    ),
     Flag("--out", "out", RUN, "run folder (one is made under runs/)", "DIR"),
     Flag("--overwrite", "overwrite", RUN, "replace what lies in the run folder", reading="switch"),
     Flag("--resume", "resume", RUN, "go on with the search in --out; what no flag says is as it was", reading="switch"),
@@ -137,6 +146,8 @@ FLAGS: tuple[Flag, ...] = (
         "MLflow store (mlflow.db beside the run folder); `none` writes nothing",
         "URI",
     ),
+    Flag("--precision", "precision", RUN, "of the frozen base: float32 or bfloat16 (what is fastest here)", "DTYPE"),
+    Flag("--attention", "attention", RUN, "of the base: eager or sdpa (what is fastest here)", "NAME"),
 )
 
 
@@ -163,17 +174,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     groups[RUN].add_argument("--json", action="store_true", help="one JSON document on stdout, the rest on stderr")
 
 
-def parse_flags(args: argparse.Namespace) -> SearchSpec:
+def parse_flags(args: argparse.Namespace, known: Sequence[Problem] = ()) -> SearchSpec:
     """The search that the flags describe: the file, under the flags, under ``--set``.
 
-    With ``--resume`` all of it goes over the search that the run folder holds.
+    With ``--resume`` all of it goes over the search that the run folder holds. Where a flag cannot be used, data, space
+    and strategy are looked at for more that cannot.
+
+    Args:
+        args: The parsed arguments.
+        known: Problems of other flags, told with those that are found here.
 
     Raises:
         InputError: With every problem, each under the name of its flag.
     """
     from autopeft.spec.parse import load_task_file, parse_search
 
-    problems: list[Problem] = []
+    problems: list[Problem] = list(known)
     values: dict[str, Any] = {}
     if args.file is not None:
         try:
@@ -212,6 +228,7 @@ def parse_flags(args: argparse.Namespace) -> SearchSpec:
         told = {problem.field for problem in wrong}
         problems = [*wrong, *(problem for problem in problems if problem.field not in told)]
     if spec is None or problems:
+        problems += further_problems(values, problems)
         raise with_flag_names(InputError(problems), args)
     return spec
 

@@ -40,6 +40,7 @@ __all__ = [
     "DType",
     "SharedBase",
     "attach",
+    "base_config",
     "checksum",
     "identify",
     "load_base",
@@ -54,6 +55,8 @@ __all__ = [
 DType = Literal["float32", "bfloat16"]
 Attention = Literal["eager", "sdpa"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FOLD = 4099
+"""Words that the bytes of a tensor are folded into before they are hashed, where there are more."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,15 @@ def load_base(
     _set_pad_token(config, folder)
     biases = {} if dtype == "float32" else stored_biases(built, folder)
     return SharedBase(_plain(config), _to_arrays(built), dtype, kind, identity, biases)
+
+
+def base_config(model: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """The config of a base model as `load_base` gives it, without its weights.
+
+    Raises:
+        InputError: As `load_base`, as far as the config tells.
+    """
+    return _plain(_config(read_config(plain_folder(model, revision))))
 
 
 def attach(base: SharedBase, *, head: str, labels: int = 0, attention: Attention = "eager", seed: int = 0) -> Carrier:
@@ -233,8 +245,24 @@ def checksum(carrier: Carrier) -> str:
     total = hashlib.blake2b(digest_size=16)
     for name, tensor in carrier.model.state_dict().items():
         total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        total.update(_folded(tensor).numpy().data)
     return total.hexdigest()
+
+
+def _folded(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, folded into few where it is: sums of words, modulo 2^64, and what is left over.
+
+    Reading the base is all that this costs, however large it is and on whichever device. Every word counts in one of
+    the sums; their number is a prime, so that equal places of rows do not fall together.
+    """
+    flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+    if flat.storage_offset() % 8:
+        flat = flat.clone()  # A view that begins inside of a word cannot be read as words.
+    words = flat.numel() // (8 * FOLD) * FOLD
+    if words == 0:
+        return flat.cpu()
+    sums = flat[: 8 * words].view(torch.int64).view(-1, FOLD).sum(0)
+    return torch.cat([sums.view(torch.uint8), flat[8 * words :]]).cpu()
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from autopeft.space.modules import ModuleMap
 
-__all__ = ["ACHIEVED", "DECODING", "RowFlops", "matmul_rate", "row_flops"]
+__all__ = ["ACHIEVED", "DECODING", "RowFlops", "expert_weights", "matmul_rate", "row_flops"]
 
 LINEAR = ("query", "key", "value", "qkv", "output", "up", "gate", "down")
 BENCHMARK_ROWS = 512
@@ -39,8 +40,32 @@ class RowFlops:
     train: float
 
 
+def expert_weights(model: nn.Module) -> float:
+    """Weights of a mixture's experts that a token is multiplied with, over all blocks; 0 for other models.
+
+    Experts are stacked in parameters `[experts, ., .]` and are no linear modules, so that a module map lacks them.
+
+    Args:
+        model: A transformers model, on any device.
+    """
+    config = getattr(model, "config", None)
+    chosen = None if config is None else getattr(config.get_text_config(), "num_experts_per_tok", None)
+    total = 0.0
+    for module in model.modules():
+        count = getattr(module, "num_experts", None)
+        stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3 and p.shape[0] == count]
+        total += sum(p.numel() for p in stacked) * (1.0 if chosen is None or not count else min(1.0, chosen / count))
+    return total
+
+
 def row_flops(
-    modules: ModuleMap, tokens: Sequence[int], *, adapter_params: int, vocabulary: int = 0, answers: float = 0.0
+    modules: ModuleMap,
+    tokens: Sequence[int],
+    *,
+    adapter_params: int,
+    vocabulary: int = 0,
+    answers: float = 0.0,
+    experts: float = 0.0,
 ) -> RowFlops:
     """What an average row needs.
 
@@ -54,8 +79,9 @@ def row_flops(
         adapter_params: Parameters of the adapter that is trained.
         vocabulary: Width of a language model's output layer; 0 for none.
         answers: Mean answer tokens of a row: only there the output layer is computed.
+        experts: What `expert_weights` says.
     """
-    linear = sum(site.params for site in modules.select(LINEAR))
+    linear = experts + sum(site.params for site in modules.select(LINEAR))
     widths = sum(site.in_features for site in modules.select(("output",)))
     mean = statistics.fmean(tokens)
     weights = 2.0 * linear * mean + 2.0 * modules.hidden_size * vocabulary * answers

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autopeft.cost.step import StepTensors
 
-__all__ = ["Forward", "overhead"]
+__all__ = ["Forward", "overhead", "overhead_seconds"]
 
 Forward = Callable[[Tensor, Tensor, Tensor | None], object]
 
@@ -30,6 +30,7 @@ def overhead(
     merged: bool = False,
     autocast_dtype: torch.dtype | None = None,
     most_seconds: float = math.inf,
+    longest: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
     """Time of the adapted forward pass as a multiple of the bare base model's, for a batch and for one row.
@@ -45,6 +46,8 @@ def overhead(
             nothing is run.
         autocast_dtype: Dtype of autocast, or None.
         most_seconds: After so long, one turn is enough for each ratio.
+        longest: Seconds that the batch may take at one turn: where one row shows that it would take longer, it has
+            fewer rows, down to none beside the one row.
         clock: Seconds.
 
     Returns:
@@ -53,22 +56,60 @@ def overhead(
     rows = batch.input_ids.shape[0]
     if merged:
         return dict.fromkeys((1, rows), 1.0)
-    types = batch.token_types
-    single = replace(
-        batch,
-        input_ids=batch.input_ids[:1],
-        attention_mask=batch.attention_mask[:1],
-        token_types=None if types is None else types[:1],
-    )
-    batches = {1: single, rows: batch}
     device = batch.input_ids.device.type
     with torch.inference_mode(), torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-        return {rows: _ratio(adapted, base, each, most_seconds, clock) for rows, each in batches.items()}
+        single, seconds = _ratio(adapted, base, _first(batch, 1), most_seconds, clock)
+        rows = _rows_in(rows, seconds, longest)
+        if rows == 1:
+            return {1: single}
+        return {1: single, rows: _ratio(adapted, base, _first(batch, rows), most_seconds, clock)[0]}
+
+
+def overhead_seconds(
+    row: float, rows: int, *, merged: bool = False, most_seconds: float = math.inf, longest: float = math.inf
+) -> float:
+    """Seconds that `overhead` takes, about, where a pass of the adapted model takes as long as one of the base.
+
+    Args:
+        row: Seconds of a forward pass for each of its rows.
+        rows: Rows of the batch.
+        merged: As for `overhead`.
+        most_seconds: As for `overhead`.
+        longest: As for `overhead`.
+    """
+    if merged:
+        return 0.0
+    return sum(_turns_seconds(2 * row * each, most_seconds) for each in {1, _rows_in(rows, row, longest)})
+
+
+def _turns_seconds(turn: float, most_seconds: float) -> float:
+    """Seconds of one ratio: the passes to warm up, and then turns of so many seconds."""
+    turns = min(MAX_REPEATS, max(MIN_REPEATS, math.ceil(MIN_SECONDS / turn))) if turn > 0 else MAX_REPEATS
+    if turn > 0 and math.isfinite(most_seconds):
+        turns = min(turns, max(1, math.floor(most_seconds / turn)))
+    return turn * (1 + turns)
+
+
+def _rows_in(rows: int, row: float, longest: float) -> int:
+    """Rows of a batch of which the passes to warm up and one turn, four passes, take no longer than that."""
+    return rows if 4 * row * rows <= longest else max(1, int(longest / (4 * row)))
+
+
+def _first(batch: StepTensors, rows: int) -> StepTensors:
+    types = batch.token_types
+    return replace(
+        batch,
+        input_ids=batch.input_ids[:rows],
+        attention_mask=batch.attention_mask[:rows],
+        token_types=None if types is None else types[:rows],
+    )
 
 
 def _ratio(
     adapted: Forward, base: Forward, batch: StepTensors, most_seconds: float, clock: Callable[[], float]
-) -> float:
+) -> tuple[float, float]:
+    """The ratio, and seconds of a pass of the bare base: the median over the turns of each."""
+
     def timed(forward: Forward) -> float:
         _synchronise(batch.input_ids)
         begin = clock()
@@ -79,6 +120,7 @@ def _ratio(
     # The first pass pays for kernels and caches that later passes find ready.
     warm = timed(base) + timed(adapted)
     ratios: list[float] = []
+    passes: list[float] = []
     spent = 0.0
     while len(ratios) < MAX_REPEATS and (len(ratios) < MIN_REPEATS or spent < MIN_SECONDS):
         if ratios and warm + spent > most_seconds:
@@ -88,8 +130,9 @@ def _ratio(
         else:
             first, second = timed(base), timed(adapted)
         ratios.append(second / first)
+        passes.append(first)
         spent += first + second
-    return statistics.median(ratios)
+    return statistics.median(ratios), statistics.median(passes)
 
 
 def _synchronise(tensor: Tensor) -> None:

@@ -1,7 +1,9 @@
 """Live tensor bytes: what a computation holds at its highest point, counted storage by storage.
 
 The count is the same for real tensors and for fake ones, so that a prediction and a measurement mean the same thing.
-Scratch memory that a kernel allocates and frees inside one call is not a tensor and is not counted.
+Scratch memory that a kernel allocates and frees inside one call is no tensor of ours. It is counted where it is known
+to be large: kernels on processors copy an operand of another dtype, or a conjugate, before they compute
+(`autopeft.cost.scratch`). The rest of it is not counted.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from autopeft.cost.scratch import scratch_bytes
 
 __all__ = ["LiveBytes", "Peak", "measure"]
 
@@ -46,10 +50,14 @@ class LiveBytes(TorchDispatchMode):
     has been taken; `hold` names such storages beforehand (those that no operation touches are only known that way).
 
     Enter it inside a `FakeTensorMode` to count without allocating, or alone to count real tensors.
+
+    Args:
+        scratch: Whether copies inside of processors' kernels count; False for fake tensors that stand for a GPU's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, scratch: bool = True) -> None:
         super().__init__()
+        self._scratch = scratch
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._sizes: dict[int, int] = {}
         self._live = 0
@@ -86,6 +94,10 @@ class LiveBytes(TorchDispatchMode):
                 self._visit(value, before=True)
         result = func(*args, **(kwargs or {}))
         self._visit(result, before=False)
+        if self._scratch:
+            copied = scratch_bytes(func, args)
+            if copied:
+                self._reach(self._live + copied)
         return result
 
     def __exit__(
@@ -126,27 +138,31 @@ class LiveBytes(TorchDispatchMode):
             self._highest += grown
             for phase in self._phases:
                 self._phases[phase] += grown
-        self._highest = max(self._highest, self._live)
+        self._reach(self._live)
+
+    def _reach(self, count: int) -> None:
+        self._highest = max(self._highest, count)
         if self._phase is not None:
-            self._phases[self._phase] = max(self._phases[self._phase], self._live)
+            self._phases[self._phase] = max(self._phases[self._phase], count)
 
     def _forget(self, key: int, _: object) -> None:
         self._references.pop(key, None)
         self._live -= self._sizes.pop(key, 0)
 
 
-def measure(step: Callable[[LiveBytes], object], held: Iterable[Tensor] = ()) -> Peak:
-    """The live tensor bytes of a computation on real tensors.
+def measure(step: Callable[[LiveBytes], object], held: Iterable[Tensor] = (), *, scratch: bool = True) -> Peak:
+    """The live tensor bytes of a computation.
 
     Args:
         step: The computation; it is given the counter, to mark its phases.
         held: Tensors that exist already and count from the start (a model's weights, a batch). Those that the
             computation uses are found without being named.
+        scratch: As for `LiveBytes`.
 
     Returns:
         The peak. On an accelerator this is what the tensors need; the caching allocator's reserve is not in it.
     """
-    counter = LiveBytes()
+    counter = LiveBytes(scratch=scratch)
     counter.hold(held)
     with counter:
         step(counter)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopeft.compose.adapt import AdaptedModel, adapt, can_checkpoint
 from autopeft.compose.base import Carrier
+from autopeft.compose.host import spare_casts
 from autopeft.compose.pack import PackedModel
 from autopeft.cost.live import LiveBytes, Peak, measure
 from autopeft.cost.pack import packed_gradients
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
 from autopeft.errors import InputError
+from autopeft.inspect import GroupedProducts
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.execution import PLAIN, Execution, executions
@@ -34,6 +37,9 @@ REFERENCE_SIZE = 64
 
 ESTIMATE = 1.5
 """Caution for methods that cannot be predicted, over the dearest one that can."""
+
+PEAKS_KEPT, REFERENCES_KEPT = 4096, 64
+"""Predictions that are remembered, and how many of the first ones are never forgotten."""
 
 STATE_BYTES = 16
 """Per trainable parameter: weight, gradient and two moments of AdamW, all float32."""
@@ -77,6 +83,7 @@ class MemoryModel:
         dtype: ``float32`` or ``bfloat16``: of the base model; bfloat16 also turns autocast on.
         answers: For ``causal_lm``: share of the positions that are answers, in (0, 1].
         longest_answer: For ``causal_lm``: most answer tokens of a row, which bounds pieces of few rows; None for all.
+        scratch: Whether it is a processor that trains, whose kernels copy operands (`autopeft.cost.scratch`).
 
     Raises:
         InputError: The dtype is neither.
@@ -91,6 +98,7 @@ class MemoryModel:
         dtype: str,
         answers: float = 1.0,
         longest_answer: int | None = None,
+        scratch: bool = True,
     ) -> None:
         if dtype not in DTYPES:
             raise InputError.one("dtype", dtype, "must be float32 or bfloat16", "Use one of them.")
@@ -100,6 +108,7 @@ class MemoryModel:
         self._dtype = DTYPES[dtype]
         self._answers = answers
         self._longest_answer = length - 1 if longest_answer is None else longest_answer
+        self._scratch = scratch
         self._carrier: Carrier | None = None
         self._known: dict[Hashable, Peak] = {}
 
@@ -123,6 +132,9 @@ class MemoryModel:
         key = (rows, execution, memory_shape(configuration))
         if key not in self._known:
             self._known[key] = self._run(configuration, rows, execution)
+            if len(self._known) > PEAKS_KEPT:
+                # The oldest but for the references of the ceilings, which came first of all.
+                del self._known[next(islice(self._known, REFERENCES_KEPT, None))]
         return self._known[key]
 
     def leanest(self, configuration: Configuration) -> Execution:
@@ -175,6 +187,8 @@ class MemoryModel:
         with torch.device("meta" if bare else "cpu"):
             adapted = adapt(carrier, configuration, self._modules, seed=0)
         adapted.train()
+        if self._dtype == torch.bfloat16:
+            spare_casts(adapted)
         if execution.checkpointing:
             adapted.checkpoint_blocks()
         at_once = min(execution.rows(rows), rows)
@@ -189,6 +203,7 @@ class MemoryModel:
             autocast_dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else None,
             token_types=getattr(carrier.model.config, "type_vocab_size", 0) > 1,
             answers=max(1, round(share if at_once == rows else min(share, at_once * self._longest_answer))),
+            scratch=self._scratch,
         )
 
     def predict_pack(self, configurations: Sequence[Configuration]) -> Peak | None:
@@ -253,6 +268,7 @@ def predict_step(
     at_once: int | None = None,
     token_types: bool = False,
     answers: int = 1,
+    scratch: bool = True,
 ) -> Peak:
     """Counts one optimizer step of a model on the meta device; the optimizer's moments exist from the start.
 
@@ -266,9 +282,10 @@ def predict_step(
         at_once: Rows that go through the model at once; None for all.
         token_types: Whether the tokenizer makes token types.
         answers: For ``causal_lm``: answer tokens among the rows that go through at once.
+        scratch: Whether it stands for a step on a processor.
     """
     at_once = at_once or rows
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), GroupedProducts():
         make_fake(adapted)
         pieces = [_fake_batch(at_once, length, kind, token_types, answers) for _ in range(-(-rows // at_once))]
         # From the second piece on the gradients are there during the forward pass; further ones need as much.
@@ -285,7 +302,7 @@ def predict_step(
             apply_gradients(optimizer, mark=counter.mark)
 
         moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-        return measure(step, [*adapted.parameters(), *adapted.buffers(), *moments, *inputs])
+        return measure(step, [*adapted.parameters(), *adapted.buffers(), *moments, *inputs], scratch=scratch)
 
 
 def make_fake(model: nn.Module) -> None:

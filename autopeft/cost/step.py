@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autopeft.data.encoded import Batch
+from autopeft.compose.lookup import Entry
+from autopeft.data.encoded import Array, Batch
 from autopeft.errors import TrialFailure
 from autopeft.space.configuration import Training
 
@@ -56,6 +57,7 @@ class StepTensors:
             to be predicted.
         positions: For ``causal_lm``: int64 `[answers]`, where in the flattened batch each of them is predicted (one
             token before its own place); None otherwise.
+        entry: Where the forward pass begins, with what it looks up there; None for a whole one.
     """
 
     input_ids: Tensor
@@ -63,6 +65,7 @@ class StepTensors:
     token_types: Tensor | None
     labels: Tensor
     positions: Tensor | None = None
+    entry: Entry | None = None
 
     def all(self) -> tuple[Tensor, ...]:
         """The tensors that there are."""
@@ -106,7 +109,13 @@ def step_tensors(batch: Batch, kind: str, device: str | torch.device = "cpu") ->
     return StepTensors(ids, mask, token_types, tensor(targets), tensor(rows * batch.labels.shape[1] + places))
 
 
-def micro_batches(batch: Batch, kind: str, rows: int, device: str | torch.device = "cpu") -> list[StepTensors]:
+def micro_batches(
+    batch: Batch,
+    kind: str,
+    rows: int,
+    device: str | torch.device = "cpu",
+    entry: Callable[[Array, int], Entry] | None = None,
+) -> list[StepTensors]:
     """A batch as tensors in pieces of some rows, all of its padded length, for `train_step` to add up.
 
     Args:
@@ -114,6 +123,7 @@ def micro_batches(batch: Batch, kind: str, rows: int, device: str | torch.device
         kind: The task kind.
         rows: Rows of a piece; the last one may have fewer.
         device: Where the tensors go.
+        entry: Row numbers and padded length -> where their forward pass begins; None for whole ones.
     """
     types = batch.token_types
     starts = range(0, len(batch.rows), rows)
@@ -128,6 +138,9 @@ def micro_batches(batch: Batch, kind: str, rows: int, device: str | torch.device
         for start in starts
     ]
     tensors = [step_tensors(piece, kind, device) for piece in pieces]
+    if entry is not None:
+        length = batch.input_ids.shape[1]
+        tensors = [replace(piece, entry=entry(own.rows, length)) for piece, own in zip(tensors, pieces, strict=True)]
     # A piece without answers has no loss.
     return [piece for piece in tensors if len(piece.labels)] or tensors[:1]
 
@@ -231,7 +244,9 @@ def compute_loss(model: nn.Module, tensors: StepTensors, kind: str, autocast_dty
     Raises:
         ValueError: The task kind is unknown.
     """
-    with torch.autocast(tensors.input_ids.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+    beginning = nullcontext() if tensors.entry is None else tensors.entry.passing()
+    device = tensors.input_ids.device.type
+    with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None), beginning:
         if kind == "causal_lm":
             logits = answer_logits(model, tensors)
         else:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from autopeft.space.configuration import Configuration
 from autopeft.space.execution import PLAIN, Execution
+from autopeft.space.frozen import frozen_blocks
 from autopeft.space.modules import ModuleMap
 
 __all__ = ["StepCosts"]
@@ -79,6 +80,9 @@ ratios of the terms differ between machines by about half."""
 WHOLE_ROWS = ("forward", "recompute")
 """Terms without a cost of their own per step."""
 
+KEPT = 500
+"""Observations that count: the latest. A machine changes while it works, and a fit over all would cost ever more."""
+
 MIX_WEIGHT = 2.0
 """Observations of a mix of methods at which its own ratio has half its effect."""
 
@@ -95,6 +99,7 @@ class StepCosts:
 
     def __init__(self, modules: ModuleMap) -> None:
         self._modules = modules
+        self._looks_up = False
         self._sites = {site.name: site for site in modules.sites}
         self._width = sum(s.in_features + s.out_features for s in modules.sites if s.role != "norm") or 1
         self._learned: dict[Pass, _Learned] = {"train": _Learned("train"), "evaluate": _Learned("evaluate")}
@@ -106,6 +111,7 @@ class StepCosts:
         seconds: float,
         phase: Pass = "train",
         execution: Execution = PLAIN,
+        looked_up: int = 0,
     ) -> None:
         """Learns from what ran; observations without rows or time are ignored.
 
@@ -115,10 +121,13 @@ class StepCosts:
             seconds: Seconds in it.
             phase: ``train`` or ``evaluate``.
             execution: How its batches were computed.
+            looked_up: Lowest blocks whose hidden states were looked up instead of computed.
         """
+        if frozen_blocks(configuration, self._modules) and phase == "train":
+            self._looks_up = looked_up > 0
         if rows > 0 and seconds > 0 and math.isfinite(seconds):
             learned = self._learned[phase]
-            learned.add(self._work(configuration, phase, execution), seconds / rows, configuration.methods)
+            learned.add(self._work(configuration, phase, execution, looked_up), seconds / rows, configuration.methods)
 
     def predict(
         self, configuration: Configuration, rows: int, phase: Pass = "train", execution: Execution = PLAIN
@@ -129,19 +138,23 @@ class StepCosts:
             LookupError: Nothing has been observed in this phase.
         """
         learned = self._learned[phase]
-        if not learned.seconds:
+        if not learned.count:
             raise LookupError(f"no {phase} time has been observed; run the speed probe first")
-        return rows * learned.per_row(self._work(configuration, phase, execution), configuration.methods)
+        # What the latest job did that could look up, the next one will do.
+        looked_up = frozen_blocks(configuration, self._modules) if self._looks_up else 0
+        return rows * learned.per_row(self._work(configuration, phase, execution, looked_up), configuration.methods)
 
     def observed(self, phase: Pass = "train") -> int:
-        """Number of observations."""
-        return len(self._learned[phase].seconds)
+        """Number of observations, also of those that do not count any more."""
+        return self._learned[phase].count
 
-    def _work(self, configuration: Configuration, phase: Pass, execution: Execution) -> dict[str, float]:
+    def _work(
+        self, configuration: Configuration, phase: Pass, execution: Execution, looked_up: int
+    ) -> dict[str, float]:
         """Term -> how much of it a row needs, 1 being the whole model, in a batch of `STEP_ROWS`."""
         blocks = max(1, self._modules.blocks)
         lowest = blocks
-        work = {"forward": 1.0}
+        work = {"forward": 1.0 - looked_up / blocks}
         for name, part in configuration.parts():
             site = self._sites.get(name)
             lowest = min(lowest, site.block if site else 0)
@@ -162,18 +175,31 @@ class StepCosts:
 
 @dataclass
 class _Learned:
-    """One regression: the terms of past jobs, their seconds per row, and the fit."""
+    """One regression: the terms of the latest jobs, their seconds per row, and the fit."""
 
     phase: Pass
-    work: list[dict[str, float]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    count: int = 0
     mixes: list[tuple[str, ...]] = field(default_factory=list)
     fit: tuple[float, dict[str, float], dict[tuple[str, ...], float]] | None = None
+    _places: dict[str, int] = field(default_factory=dict)
+    _features: Vector = field(default_factory=lambda: np.zeros((KEPT, 32)))
+    _seconds: Vector = field(default_factory=lambda: np.zeros(KEPT))
 
     def add(self, work: dict[str, float], seconds: float, mix: tuple[str, ...]) -> None:
-        self.work.append(work)
-        self.seconds.append(seconds)
-        self.mixes.append(mix)
+        row = self.count % KEPT
+        self._features[row] = 0.0
+        for term, amount in work.items():
+            place = self._places.setdefault(term, len(self._places))
+            if place == self._features.shape[1]:
+                self._features = np.hstack([self._features, np.zeros_like(self._features)])
+            self._features[row, place] = amount * self.prior(term)
+        self._seconds[row] = seconds
+        # In the order of the rows, which is that of the jobs only until the oldest one is written over.
+        if self.count < KEPT:
+            self.mixes.append(mix)
+        else:
+            self.mixes[row] = mix
+        self.count += 1
         self.fit = None
 
     def prior(self, term: str) -> float:
@@ -190,17 +216,18 @@ class _Learned:
 
     def _solve(self) -> tuple[float, dict[str, float], dict[tuple[str, ...], float]]:
         """Unit (seconds per row of the reference LoRA), ratio of each term to its prior, ratio of each mix."""
-        seconds = np.array(self.seconds)
+        rows, terms = min(self.count, KEPT), sorted(self._places)
+        seconds = self._seconds[:rows]
+        features = self._features[:rows, [self._places[term] for term in terms]]
         # The median holds against a job that shared its core with something else.
-        unit = float(np.median(seconds / np.array([self._sum(work, {}) for work in self.work])))
-        terms = sorted({term for work in self.work for term in work})
-        features = np.array([[work.get(t, 0.0) * self.prior(t) for t in terms] for work in self.work])
+        unit = float(np.median(seconds / features.sum(axis=1)))
         scaled: Any = features * unit / seconds[:, None]
         penalty = PRIOR_WEIGHT * np.eye(len(terms))
         change: Vector = np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (1.0 - scaled.sum(axis=1)))
-        ratios = {term: float(np.clip(1.0 + delta, 0.1, 10.0)) for term, delta in zip(terms, change, strict=True)}
+        clipped = np.clip(1.0 + change, 0.1, 10.0)
+        ratios = {term: float(ratio) for term, ratio in zip(terms, clipped, strict=True)}
         logs: dict[tuple[str, ...], list[float]] = {}
-        for work, second, mix in zip(self.work, self.seconds, self.mixes, strict=True):
-            logs.setdefault(mix, []).append(math.log(second / (unit * self._sum(work, ratios))))
+        for mix, off in zip(self.mixes, np.log(seconds / (unit * (features @ clipped))), strict=True):
+            logs.setdefault(mix, []).append(float(off))
         mixes = {mix: math.exp(sum(values) / (len(values) + MIX_WEIGHT)) for mix, values in logs.items()}
         return unit, ratios, mixes

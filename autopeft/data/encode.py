@@ -56,7 +56,7 @@ def encode(
     notes = [_length_note(length, max_length)]
     for split, table in raw.splits.items():
         offsets, ids, types, cut = _truncated(tokenizer, _texts(table, raw.text_columns), tokens.pop(split), length)
-        splits[split] = EncodedSplit(offsets, ids, types, labels=_labels(raw, table))
+        splits[split] = EncodedSplit(offsets, ids, types, labels=labels_of(raw, table))
         notes += _cut_note(split, cut, table.num_rows)
     return _data(raw, tokenizer, splits, length), tuple(notes)
 
@@ -205,7 +205,8 @@ def _truncated(
     return new_offsets, joined(ids, again[1]), new_types, len(long)
 
 
-def _labels(raw: RawData, table: pa.Table) -> Array:
+def labels_of(raw: RawData, table: pa.Table) -> Array:
+    """Class numbers, int64 `[rows]`, or targets, float32 `[rows]`, of the rows of a table."""
     values = table.column(str(raw.label_column)).to_pylist()
     if raw.kind == "regression":
         return np.asarray(values, dtype=np.float32)
@@ -288,7 +289,7 @@ def _data(raw: RawData, tokenizer: Any, splits: dict[str, EncodedSplit], length:
         label_names=raw.label_names,
         pad_token=_filler(tokenizer),
         max_length=length,
-        hashes={split: _digest(encoded) for split, encoded in splits.items()},
+        hashes={split: digest(encoded) for split, encoded in splits.items()},
     )
 
 
@@ -298,7 +299,8 @@ def _filler(tokenizer: Any) -> int:
     return int(next(token for token in known if token is not None))
 
 
-def _digest(split: EncodedSplit) -> str:
+def digest(split: EncodedSplit) -> str:
+    """sha256 of the tokens and labels of a split."""
     digest = hashlib.sha256()
     for name in ("offsets", "input_ids", "token_types", "labels", "answer_from"):
         array = getattr(split, name)

@@ -41,7 +41,7 @@ def advise(log: SearchLog) -> list[Signature]:
     made: list[Signature] = []
     for of, arm, hash in _subjects(log):
         made += _of_configuration(log, of, arm, hash)
-        made.append(latency(of, log.latency(hash), mergeable=_mergeable(log.configurations[hash].configuration)))
+        made.append(_latency(log, of, arm, hash))
         test = log.tests.get("baseline" if arm == "baseline" else "challenger") or {}
         made.append(forgetting(of, str((log.header.get("task") or {}).get("kind")), test.get("ability")))
     made.append(overfitting(_steps(log)))
@@ -62,6 +62,18 @@ def _subjects(log: SearchLog) -> list[tuple[str, str, str]]:
         winning = best[0].arm if best else "space"
     found = [("winner", winning), ("baseline", "baseline")] if winning != "baseline" else [("winner", winning)]
     return [(of, arm, str(hash)) for of, arm in found if (hash := hashes.get(arm)) in log.configurations]
+
+
+def _latency(log: SearchLog, of: str, arm: str, hash: str) -> Signature:
+    lora = (log.finalists or {}).get("baseline")
+    budget = log.plan.get("budget") or (log.header.get("spec") or {}).get("budget") or {}
+    return latency(
+        of,
+        log.latency(hash),
+        mergeable=_mergeable(log.configurations[hash].configuration),
+        lora=log.latency(lora) if lora and arm != "baseline" else None,
+        limit=budget.get("max_latency_overhead"),
+    )
 
 
 def _mergeable(configuration: Mapping[str, Any]) -> bool:

@@ -35,7 +35,9 @@ NEAR = 0.9
 """Share of the largest possible size from which an adapter counts as of that size."""
 EDGE = 0.05
 """Share of a range of rates, on the log scale, that counts as its edge."""
-SLOWER, SELECTED, MANY_NANS = 1.1, 2.0, 0.1
+SELECTED, MANY_NANS = 2.0, 0.1
+SLOWER, ABOVE_LORA = 1.25, 1.15
+"""Times of the bare base's forward pass with the largest batch, and of the tuned LoRA's with any, that are bearable."""
 LEAST_POINTS = 6
 LEAST_LOSS = 0.02
 """Nats of a token below which nothing worth a word was forgotten."""
@@ -303,31 +305,62 @@ def forgetting(of: str, kind: str, measured: Mapping[str, Any] | None) -> Signat
     return Signature("forgetting", of, False, words)
 
 
-def latency(of: str, ratios: Mapping[str, Any] | None, *, mergeable: bool = False) -> Signature:
-    """Whether forward passes got slower.
+def latency(
+    of: str,
+    ratios: Mapping[str, Any] | None,
+    *,
+    mergeable: bool = False,
+    lora: Mapping[str, Any] | None = None,
+    limit: float | None = None,
+) -> Signature:
+    """Whether an adapter makes forward passes slower than serving has to bear.
+
+    Any adapter adds some calls that show at one row, LoRA's too; merged into the weights it adds nothing. So it is
+    worth a word where merging is impossible and a limit that was set does not hold it anyway: if it is clearly slower
+    than the tuned LoRA of the same search, or slow with a whole batch, where the cost of a call hardly counts.
 
     Args:
         of: What it is about.
         ratios: Rows in a batch -> seconds of the adapted model over those of the bare base; None where unmeasured.
         mergeable: Whether every method of it can be folded into the weights.
+        lora: The same ratios of the tuned LoRA, measured on the same machine; None where they are unknown or its own.
+        limit: The limit on these ratios that the search kept, or None.
     """
-    measured = {
-        "".join(c for c in str(rows) if c.isdigit()): float(ratio)
+    measured, compared = _by_rows(ratios), _by_rows(lora)
+    if not measured:
+        return Signature("latency", of, None, "Its forward passes were not timed.")
+    beside = {rows: ratio / compared[rows] for rows, ratio in measured.items() if compared.get(rows)}
+    words = f"A forward pass takes as long as the bare base's {_times(measured)}"
+    if beside:
+        words += f" (that of the tuned LoRA: {_times(compared)})"
+    if mergeable:
+        return Signature("latency", of, False, f"{words}; merged into the weights (merge_and_unload) it adds nothing.")
+    if limit is not None:
+        return Signature("latency", of, False, f"{words}, within the limit of {limit:g} that was set.")
+    above = max(beside.values(), default=1.0)
+    if above <= ABOVE_LORA and measured[max(measured)] <= SLOWER:
+        return Signature("latency", of, False, f"{words}, and it cannot be merged.")
+    # Rounded up, so that tuned LoRA itself keeps it.
+    like = max(compared.values()) if beside and above > ABOVE_LORA else SLOWER
+    step = (
+        "It cannot be merged: where latency matters, search with "
+        f"--max-latency {math.ceil(100 * like) / 100:g}, or with --target merged."
+    )
+    return Signature("latency", of, True, f"{words}, and it cannot be merged.", step)
+
+
+def _by_rows(ratios: Mapping[str, Any] | None) -> dict[int, float]:
+    """Rows in a batch -> ratio, the smallest batch first; what is no ratio is left out."""
+    found = {
+        int("".join(c for c in str(rows) if c.isdigit())): float(ratio)
         for rows, ratio in (ratios or {}).items()
         if isinstance(ratio, int | float) and any(c.isdigit() for c in str(rows))
     }
-    if not measured:
-        return Signature("latency", of, None, "Its forward passes were not timed.")
-    shown = ", ".join(f"{ratio:.2f} times with {rows} rows" for rows, ratio in measured.items())
-    words = f"A forward pass takes as long as the bare base's: {shown}."
-    if max(measured.values()) <= SLOWER:
-        return Signature("latency", of, False, words)
-    step = (
-        "All its methods can be merged: where latency matters, search with --target merged."
-        if mergeable
-        else "It cannot be merged: where latency matters, search with --max-latency, or with --target merged."
-    )
-    return Signature("latency", of, True, f"Forward passes got slower than the bare base's: {shown}.", step)
+    return dict(sorted(found.items()))
+
+
+def _times(ratios: Mapping[int, float]) -> str:
+    return ", ".join(f"times {ratio:.2f} with {rows} row{'s' * (rows > 1)}" for rows, ratio in ratios.items())
 
 
 def _sentence(text: str) -> str:

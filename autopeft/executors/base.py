@@ -10,20 +10,29 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from autopeft.strategy.jobs import Job, Outcome
-from autopeft.trial.setup import Progress, WorkSetup
+
+if TYPE_CHECKING:
+    # Workers are started before the libraries of training are loaded here.
+    from autopeft.trial.setup import Progress, WorkSetup
 
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do for this slot now; ask again after an event."""
+    """Nothing to do for this slot now; ask again after an event.
+
+    Attributes:
+        everyone: Whether that holds for every other free slot as well.
+    """
+
+    everyone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The worker died or hung, and its job with it. A new worker takes the slot."""
+    """The worker died or hung, and its job with it. A new worker takes the slot, when there is room for one."""
 
     slot: int
     job: Job
@@ -56,7 +65,20 @@ class Progressed:
     progress: Progress
 
 
-Event = Finished | Lost | Progressed
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """Another number of jobs can run at a time: nodes came, or went.
+
+    Attributes:
+        slots: How many from now on, at least 1.
+        text: One sentence for the user.
+    """
+
+    slots: int
+    text: str
+
+
+Event = Finished | Lost | Progressed | Resized
 
 
 class Controller(Protocol):
@@ -79,7 +101,7 @@ class Executor(ABC):
     """Runs a controller's jobs.
 
     Attributes:
-        slots: Jobs that run at a time.
+        slots: Jobs that run at a time; where that changes, a `Resized` tells.
     """
 
     slots: int
@@ -117,29 +139,39 @@ class PoolExecutor(Executor):
         busy: set[int] = set()
         done: set[int] = set()
         idle_rounds = 0
-        while len(done) < self.slots:
-            for slot in range(self.slots):
-                if slot in busy or slot in done:
-                    continue
+        while not done or not done.issuperset(self.live()):
+            for slot in [slot for slot in self.live() if slot not in busy and slot not in done]:
                 match controller.next(slot):
-                    case Wait():
-                        pass
+                    case Wait(everyone=everyone):
+                        if everyone:
+                            break
                     case Done():
                         done.add(slot)
                     case job:
                         self.submit(slot, job)
                         busy.add(slot)
-            if not busy:
+            if not busy and not self.awaits():
                 idle_rounds += 1
-                if idle_rounds > 2 and len(done) < self.slots:
+                if idle_rounds > 2 and not done.issuperset(self.live()):
                     raise RuntimeError("the controller waits for a job although none is running")
                 continue
             idle_rounds = 0
             for event in self.poll():
-                if not isinstance(event, Progressed):
+                if isinstance(event, Lost | Resized):
+                    # Whoever was told that nothing is left may be needed now.
+                    done.clear()
+                if isinstance(event, Finished | Lost):
                     busy.discard(event.slot)
                 controller.on_event(event)
             controller.tick()
+
+    def live(self) -> Collection[int]:
+        """Slots that have a worker, free or busy. A slot keeps its number when its worker is replaced."""
+        return range(self.slots)
+
+    def awaits(self) -> bool:
+        """Whether workers are on their way, so that it is worth waiting although no job runs."""
+        return False
 
     @abstractmethod
     def start(self, setup: WorkSetup, notify: Callable[[Progressed], None]) -> None:
@@ -151,7 +183,7 @@ class PoolExecutor(Executor):
 
     @abstractmethod
     def poll(self) -> Sequence[Event]:
-        """Wait up to about half a second for events of running jobs; at least one job is running."""
+        """Wait up to about half a second for events. At least one job is running, or a worker is on its way."""
 
     @abstractmethod
     def stop(self) -> None:

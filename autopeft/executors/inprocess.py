@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from autopeft.executors.base import Event, Finished, PoolExecutor, Progressed
 from autopeft.strategy.jobs import Job
 from autopeft.trial.setup import Progress, WorkSetup
@@ -15,12 +17,14 @@ class InProcessExecutor(PoolExecutor):
 
     def __init__(self) -> None:
         self.slots = 1
+        self._threads = torch.get_num_threads()
         self._bench: Workbench | None = None
         self._job: Job | None = None
         self._notify: Callable[[Progressed], None] = lambda progressed: None
 
     def start(self, setup: WorkSetup, notify: Callable[[Progressed], None]) -> None:
         """See `PoolExecutor.start`."""
+        torch.set_num_threads(setup.threads)
         self._bench, self._notify = Workbench(setup), notify
 
     def submit(self, slot: int, job: Job) -> None:
@@ -42,5 +46,6 @@ class InProcessExecutor(PoolExecutor):
         """There is nothing to let go of."""
 
     def stop(self) -> None:
-        """Let go of the base model."""
+        """Let go of the base model, and give the process its threads back."""
         self._bench = None
+        torch.set_num_threads(self._threads)

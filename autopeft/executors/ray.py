@@ -2,256 +2,243 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
 from autopeft.errors import InputError
-from autopeft.executors.base import Event, Finished, Lost, PoolExecutor, Progressed, cores
+from autopeft.executors.actor import greet, start_worker
+from autopeft.executors.base import Event, Finished, Lost, PoolExecutor, Progressed
+from autopeft.executors.cluster import connect, nodes, own_token, packed_bytes
+from autopeft.executors.folder import SharedFolder
+from autopeft.executors.room import Share, check_fraction, check_room, check_store, room, share
+from autopeft.executors.seats import NOBODY_SECONDS, START_SECONDS, Seats
 from autopeft.strategy.jobs import Job, Outcome
-from autopeft.trial.setup import Progress, WorkSetup
+
+if TYPE_CHECKING:
+    from autopeft.trial.setup import WorkSetup
+
+__all__ = ["POLL_SECONDS", "RayExecutor", "connect", "own_token"]
 
 POLL_SECONDS = 0.5
-START_SECONDS = 120.0
-"""How long the workers may take to start."""
+NODES_SECONDS = 5.0
+"""How often the cluster is asked for its nodes."""
 GRACE_SECONDS = 15.0
 """How far past its own time limit a job may be before its worker is taken for hung."""
-
-
-class _Worker:
-    """One actor: a workbench, and a second thread that answers how far it is."""
-
-    def __init__(self, setup: WorkSetup, threads: int) -> None:
-        import torch
-
-        from autopeft.trial.workbench import Workbench
-
-        torch.set_num_threads(threads)
-        self._bench = Workbench(setup)
-        self._progress: Progress | None = None
-
-    def run(self, job: Job) -> Any:
-        self._progress = None
-
-        def report(progress: Progress) -> None:
-            self._progress = progress
-
-        return self._bench.run(job, report)
-
-    def progress(self) -> Progress | None:
-        return self._progress
-
-    def pid(self) -> int:
-        return os.getpid()
+MOST_WORKERS = 4096
+"""So far a pool grows that nobody limits."""
 
 
 @dataclass
-class _Slot:
-    actor: Any
-    job: Job | None = None
-    running: Any = None
+class _Running:
+    """A job on its worker."""
+
+    job: Job
+    answer: Any
+    since: float
     asked: Any = None
-    since: float = 0.0
-
-
-def own_token() -> None:
-    """Make Ray's login token readable by this user alone: Ray itself writes it world-readable into the home folder.
-
-    A token that is there is kept: a process that has used Ray before remembers it.
-    """
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-        return
-    path = Path.home() / ".ray" / "auth_token"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        path.chmod(0o600)
-        return
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_hex(32))
-
-
-def connect(address: str | None) -> None:
-    """Join a Ray cluster, or start one on this machine without a dashboard.
-
-    Raises:
-        InputError: The cluster cannot be reached.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if ray.is_initialized():
-        return
-    quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
-    if address is None:
-        own_token()
-        ray.init(num_cpus=cores(), include_dashboard=False, **quiet)
-        return
-    try:
-        _knock(address)
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RayError, OSError, ValueError, RuntimeError) as error:
-        raise InputError.one(
-            "ray_address",
-            address,
-            f"no Ray cluster answers there ({error})",
-            "Start one with `ray start --head`, or leave the option out to run on this machine.",
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """Fail at once where nothing listens: Ray itself tries for minutes and then ends the process."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator:
-        return  # "auto" and "local" name no port.
-    with socket.create_connection((host, int(port)), timeout=5.0):
-        pass
 
 
 class RayExecutor(PoolExecutor):
     """Long-lived actors on a Ray cluster. Final.
 
+    Only workers that have said hello are given jobs, so that nothing waits for a node that is not there.
+
     Args:
-        workers: Jobs at a time; None takes one per GPU of the cluster, or one per core where there is none.
+        workers: Jobs at a time; None takes one per GPU of the cluster, or one per core where there is none, and on a
+            cluster that was there before it follows the nodes that join.
         gpus_per_trial: Fraction of a GPU per worker; None takes 1 where there are GPUs, else 0.
         address: A running cluster; None starts one here.
+        max_workers: The most that the pool grows to. So many are asked for at once, whether there is room or not: a
+            cluster that scales by what waits starts nodes for them.
     """
 
     def __init__(
-        self, workers: int | None = None, gpus_per_trial: float | None = None, address: str | None = None
+        self,
+        workers: int | None = None,
+        gpus_per_trial: float | None = None,
+        address: str | None = None,
+        max_workers: int | None = None,
     ) -> None:
+        self._early: list[tuple[Share, Any]] = []
         self._owns = not ray.is_initialized()
         connect(address)
-        self._address = address
-        have = ray.cluster_resources()
-        gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 1.0)
-        self.gpus_per_trial = gpus_per_trial if gpus_per_trial is not None else (1.0 if gpus else 0.0)
-        fit = int(gpus / self.gpus_per_trial) if self.gpus_per_trial > 0 else int(cpus)
-        self.slots = workers or max(1, fit)
-        if fit < self.slots:
-            needs = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial > 0 else "1 core"
+        self._address, self._max_workers = address, None if workers else max_workers
+        have = nodes()
+        most = 1.0 if any(node.gpus for node in have) else 0.0
+        self.gpus_per_trial = most if gpus_per_trial is None else gpus_per_trial
+        try:
+            check_fraction(self.gpus_per_trial)
+            wants = share(have, self.gpus_per_trial)
+            fit = check_room(have, wants, workers) if self._max_workers is None else sum(room(have, wants))
+        except InputError:
             self.close()
-            raise InputError.one(
-                "workers",
-                workers if workers is not None else self.slots,
-                f"{self.slots} workers at {needs} each need more than the cluster's {gpus:g} GPUs and {cpus:g} cores",
-                f"Use at most {fit} workers, or give each a smaller share of a GPU.",
-            )
-        self._pool: list[_Slot] = []
-        self._setup: Any = None
-        self._notify: Callable[[Progressed], None] = lambda progressed: None
+            raise
+        self._follows = address is not None and workers is None
+        self.slots = workers or max(1, min(fit, self._max_workers or MOST_WORKERS))
+        self._seats: Seats | None = None
+        self._mark: SharedFolder | None = None
+        self._running: dict[int, _Running] = {}
+        self._heard = self._counted = 0.0
+
+    @property
+    def seats(self) -> Seats:
+        """The seats; there are any only while it runs."""
+        if self._seats is None:
+            raise RuntimeError("the pool has not been started")
+        return self._seats
+
+    def begin(self) -> None:
+        """Start the actors of a cluster of our own: they load what they need while the data is read."""
+        if self._address is None and not self._early:
+            wants = share(nodes(), self.gpus_per_trial)
+            self._early = [(wants, start_worker(wants, own=self._owns)) for _ in range(self.slots)]
 
     def start(self, setup: WorkSetup, notify: Callable[[Progressed], None]) -> None:
-        """Put base and data into the object store once, and start the actors."""
-        self._notify = notify
-        self._setup = ray.put(setup)
-        self._pool = [_Slot(self._actor()) for _ in range(self.slots)]
-        try:
-            ray.get([place.actor.pid.remote() for place in self._pool], timeout=START_SECONDS)
-        except GetTimeoutError as error:
-            free = ray.available_resources()
-            have = ", ".join(f"{free[name]:g} {name}" for name in ("CPU", "GPU") if name in free)
-            raise InputError.one(
-                "workers",
-                self.slots,
-                f"the cluster gave no room for so many within {START_SECONDS:.0f} s (free: {have or 'nothing'})",
-                "Use fewer workers, or wait until others are done.",
-            ) from error
+        """Put base and data into the object store once, and give it to the actors."""
+        have = nodes()
+        check_store(packed_bytes(setup), have, own=self._address is None)
+        self._mark = SharedFolder.mark(setup.folder)
+        shared, mark = ray.put(setup), self._mark
 
-    def _actor(self) -> Any:
-        threads = 1 if self.gpus_per_trial == 0 else 4
-        environment = {
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        remote = ray.remote(_Worker).options(
-            num_cpus=1 if self.gpus_per_trial == 0 else 0.01,
-            num_gpus=self.gpus_per_trial,
-            max_concurrency=2,
-            max_restarts=0,
-            runtime_env={"env_vars": environment},
+        def make(wants: Share) -> tuple[Any, Any]:
+            early = next((place for place, (has, _) in enumerate(self._early) if has == wants), None)
+            actor = start_worker(wants, own=self._owns) if early is None else self._early.pop(early)[1]
+            return actor, greet(actor, wants, shared, mark)
+
+        limit = self._max_workers or (MOST_WORKERS if self._follows else self.slots)
+        self._seats = Seats(make, have, self.gpus_per_trial, limit=limit, follows=self._follows, folder=setup.folder)
+        self._seats.fill(self._max_workers or self.slots, first=True)
+        began, patience = time.monotonic(), NOBODY_SECONDS if self._max_workers else START_SECONDS
+        enough = 1 if self._follows else self.slots
+        while len(self._seats.live()) < enough:
+            self._greet(POLL_SECONDS)
+            if time.monotonic() - began > patience:
+                raise self._no_room(patience)
+
+    def _no_room(self, seconds: float) -> InputError:
+        free = ray.available_resources()
+        have = ", ".join(f"{free[name]:g} {name}" for name in ("CPU", "GPU") if name in free)
+        return InputError.one(
+            "workers",
+            len(self.seats),
+            f"the cluster gave no room for so many within {seconds:.0f} s (free: {have or 'nothing'})",
+            "Use fewer workers, or wait until others are done.",
         )
-        return remote.remote(self._setup, threads)
+
+    def live(self) -> Collection[int]:
+        """See `PoolExecutor.live`."""
+        return self.seats.live()
+
+    def awaits(self) -> bool:
+        """See `PoolExecutor.awaits`."""
+        live = len(self.seats.live())
+        return live == 0 or live < self.slots
 
     def submit(self, slot: int, job: Job) -> None:
         """See `PoolExecutor.submit`."""
-        place = self._pool[slot]
-        place.job, place.since, place.asked = job, time.monotonic(), None
-        place.running = place.actor.run.remote(job)
+        self._running[slot] = _Running(job, self.seats.actor(slot).run.remote(job), time.monotonic())
 
     def poll(self) -> Sequence[Event]:
         """See `PoolExecutor.poll`."""
-        busy = {place.running: slot for slot, place in enumerate(self._pool) if place.running is not None}
-        ready, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_SECONDS)
-        events: list[Event] = [self._collect(busy[reference]) for reference in ready]
-        for slot, place in enumerate(self._pool):
-            if place.running is not None:
-                events.extend(self._look(slot, place))
+        busy = {running.answer: slot for slot, running in self._running.items()}
+        events: list[Event] = [self._collect(busy[answer]) for answer in self._greet(POLL_SECONDS, list(busy))]
+        now = time.monotonic()
+        if now - self._heard >= POLL_SECONDS:
+            self._heard = now
+            events += self._hear(now)
+        if now - self._counted >= NODES_SECONDS:
+            self._counted = now
+            resized = self.seats.count(nodes(), self.slots, self._running)
+            if resized is not None:
+                self.slots = resized.slots
+                events.append(resized)
         return events
 
+    def _greet(self, seconds: float, others: Sequence[Any] = ()) -> list[Any]:
+        """Wait for new workers and for other references; those of the others that are ready."""
+        new = self.seats.unanswered()
+        waited = [*others, *new]
+        if not waited:
+            time.sleep(seconds)
+            return []
+        ready, _ = ray.wait(waited, num_returns=1, timeout=seconds)
+        if ready:
+            # Whatever else is ready by now: a node takes all of its workers with it.
+            ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0)
+        started = [new[answer] for answer in ready if answer in new]
+        if started:
+            self.seats.measure(nodes())
+        for slot in started:
+            self.seats.greet(slot)
+        return [answer for answer in ready if answer not in new]
+
     def _collect(self, slot: int) -> Event:
-        place = self._pool[slot]
-        job, reference = place.job, place.running
-        if job is None:
-            raise RuntimeError("a free slot answered")
-        place.job = place.running = None
+        running = self._running.pop(slot)
         try:
-            return Finished(slot, ray.get(reference))
+            return Finished(slot, ray.get(running.answer))
         except RayTaskError as error:
-            return Finished(slot, Outcome(job, "failed", "error", str(error.cause)[:2000]))
+            return Finished(slot, Outcome(running.job, "failed", "error", str(error.cause)[:2000]))
         except OutOfMemoryError:
             # Ray chooses whom it kills: it need not be the one that took too much.
-            return self._replace(slot, job, "the machine ran out of memory, and Ray killed the worker")
+            return self._replace(slot, running.job, "the machine ran out of memory, and Ray killed the worker")
+        except ActorUnavailableError:
+            return self._replace(slot, running.job, "the worker cannot be reached: it died, or its node did")
         except RayError as error:
-            return self._replace(slot, job, f"the worker died: {str(error).splitlines()[0]}")
+            return self._replace(slot, running.job, f"the worker died: {str(error).splitlines()[0]}")
 
-    def _look(self, slot: int, place: _Slot) -> list[Event]:
-        """Progress of a running job; a worker past all limits is killed."""
-        job = place.job
-        limit = None if job is None else job.time_limit
-        if job is not None and limit is not None and time.monotonic() - place.since > limit + GRACE_SECONDS:
-            place.job = place.running = None
-            ray.kill(place.actor)
-            return [self._replace(slot, job, f"the worker did not answer within its limit of {limit:.0f} s")]
-        if place.asked is None:
-            place.asked = place.actor.progress.remote()
-            return []
-        ready, _ = ray.wait([place.asked], timeout=0)
-        if not ready:
-            return []
-        reference, place.asked = place.asked, None
-        try:
-            progress = ray.get(reference)
-        except RayError:
-            return []  # The job's own reference reports the death.
-        return [] if progress is None else [Progressed(slot, progress)]
+    def _hear(self, now: float) -> list[Event]:
+        """Progress of the running jobs; a worker past all limits is killed."""
+        events: list[Event] = []
+        for slot, running in list(self._running.items()):
+            limit = running.job.time_limit
+            if limit is not None and now - running.since > limit + GRACE_SECONDS:
+                del self._running[slot]
+                reason = f"the worker did not answer within its limit of {limit:.0f} s"
+                events.append(self._replace(slot, running.job, reason))
+        asked = {running.asked: slot for slot, running in self._running.items() if running.asked is not None}
+        ready = ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []
+        for answer in ready:
+            self._running[asked[answer]].asked = None
+            try:
+                progress = ray.get(answer)
+            except RayError:
+                continue  # The job's own reference reports the death.
+            if progress is not None:
+                events.append(Progressed(asked[answer], progress))
+        for slot, running in self._running.items():
+            if running.asked is None:
+                running.asked = self.seats.actor(slot).progress.remote()
+        return events
 
     def _replace(self, slot: int, job: Job, reason: str) -> Lost:
-        self._pool[slot] = _Slot(self._actor())
+        self.seats.replace(slot)
         return Lost(slot, job, reason)
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, for tests and the report."""
-        return [int(ray.get(place.actor.pid.remote())) for place in self._pool]
+        return [hello.pid for hello in self.seats.hellos()]
 
     def stop(self) -> None:
         """Kill the actors and leave the cluster that we started."""
-        for place in self._pool:
-            ray.kill(place.actor)
-        self._pool = []
-        self._setup = None
+        if self._seats is not None:
+            self._seats.stop()
+        self._seats = None
+        self._running.clear()
+        if self._mark is not None:
+            self._mark.remove()
+        self._mark = None
         self.close()
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
+        for _, actor in self._early:
+            ray.kill(actor)
+        self._early = []
         if self._owns:
             ray.shutdown()
+            self._owns = False

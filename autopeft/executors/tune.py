@@ -44,9 +44,9 @@ class _JobTrainable(tune.Trainable):
 
         from autopeft.trial.workbench import Workbench
 
-        torch.set_num_threads(1)
         if shared is None:
             raise ValueError("the trainable needs the shared setup")
+        torch.set_num_threads(shared.threads)
         self._bench = Workbench(shared)
         self._board = board
         self._config = config

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from autopeft.errors import DamagedFile, InputError, RunFolderError
-from autopeft.journal.record import FIELDS, Record, decode, encode
+from autopeft.journal.packed import Packed
+from autopeft.journal.record import FIELDS, Record, decode, encode, spell
 
 FILE = "journal.jsonl"
 LOCK = "journal.lock"
@@ -62,12 +63,15 @@ class Journal:
         folder: The run folder.
         records: All records, those of earlier sessions included.
         repaired: What was repaired while opening, as a sentence; None when nothing was.
+        gather: Whether records wait for `sync` to be on disk, so that several wait for it once.
     """
 
     def __init__(self, folder: Path, lock: int, clock: Callable[[], float], started: float | None) -> None:
         self.folder = folder
         self.records: list[Record] = []
         self.repaired: str | None = None
+        self.gather = False
+        self._late = False
         self._lock = lock
         self._clock = clock
         path = folder / FILE
@@ -157,7 +161,7 @@ class Journal:
         return max(last, self._clock() - self._origin)
 
     def append(self, type: str, /, **data: Any) -> Record:
-        """Write one record; it is on disk when this returns.
+        """Write one record; it is on disk when this returns, or after `sync` where records are gathered.
 
         Args:
             type: A key of `FIELDS`.
@@ -177,13 +181,16 @@ class Journal:
         if type not in FIELDS:
             raise ValueError(f"unknown record type {type!r}; known: {', '.join(FIELDS)}")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        plain = json.loads(json.dumps(data, allow_nan=False))
+        text = spell(data)
+        plain = json.loads(text)
+        if type == "configuration" and isinstance(plain.get("configuration"), dict):
+            plain["configuration"] = Packed(spell(plain["configuration"]))
         try:
             # A second signal may have cut short the undoing after the first.
             self._undo()
             count, size = self._kept
             record = Record(count, type, round(self.used, 6), now, plain)
-            line = encode(record)
+            line = encode(record, text)
             try:
                 self._write(line)
                 self.records.append(record)
@@ -195,9 +202,21 @@ class Journal:
             raise _unwritable(self.folder, error) from error
         return record
 
+    def sync(self) -> None:
+        """See to it that all records are on disk.
+
+        Raises:
+            RunFolderError: The disk refuses.
+        """
+        try:
+            self._flush()
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
     def close(self) -> None:
         """Release the file and the lock. Harmless when called again."""
         if self._file >= 0:
+            self._flush()
             os.close(self._file)
             os.close(self._lock)
             self._file = self._lock = -1
@@ -214,7 +233,14 @@ class Journal:
         rest = memoryview(line)
         while rest:
             rest = rest[os.write(self._file, rest) :]
-        os.fsync(self._file)
+        self._late = True
+        if not self.gather:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._late:
+            os.fsync(self._file)
+            self._late = False
 
     def _undo(self) -> None:
         """Take back what does not count: the next line would be unreadable after half of one, or repeat its number."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from autopeft.journal.index import Index
 from autopeft.journal.record import Record
 
 Made = TypeVar("Made")
@@ -34,6 +34,7 @@ class RungLog:
         head_params: Trained parameters of the head, or None.
         latency: Rows in a batch -> time of a forward pass over the bare base's, or None where it was not measured.
         together: Trials that were trained at once where it was trained; their seconds are shared out.
+        states: What kept hidden states of frozen blocks did for the job (``blocks`` looked up, 0 for none), or None.
         used: Seconds that the search had consumed.
     """
 
@@ -52,7 +53,13 @@ class RungLog:
     head_params: int | None = None
     latency: Mapping[str, float] | None = None
     together: int = 1
+    states: Mapping[str, Any] | None = None
     used: float = 0.0
+
+    @property
+    def looked_up(self) -> int:
+        """Lowest blocks of the model that its job looked up instead of computing them."""
+        return int((self.states or {}).get("blocks", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +193,17 @@ class SearchLog:
         eval_sets: Name of an eval set -> data of its latest ``eval_set``.
         evaluations: Name of an eval set -> name (as in `tests`) -> data of its ``evaluated``.
         notes: Notes for the user, in order.
+        overhead: Kind -> seconds of the search's own work, over all sessions that ended.
         finished: Data of ``finished``, or None while the search runs or after it died.
         before: Data of the ``finished`` with a winner that was reopened and has no successor yet, or None.
         sessions: 1, and 1 more for each time that it was resumed.
         reopening: Whether the search was given more to do and has not divided it yet.
         interrupted: The signal that ended the latest session, or None.
+        until: ``decided`` where the latest session ends once the verdict is settled, else None.
         used: Seconds consumed at the last record.
         started: Wall-clock time of the first record, ISO 8601.
         seq: Number of the last record; -1 before the first.
+        index: Sums and rankings over the trials.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
@@ -214,14 +224,17 @@ class SearchLog:
     eval_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     evaluations: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    overhead: dict[str, float] = field(default_factory=dict)
     finished: dict[str, Any] | None = None
     before: dict[str, Any] | None = None
     sessions: int = 1
     reopening: bool = False
     interrupted: str | None = None
+    until: str | None = None
     used: float = 0.0
     started: str | None = None
     seq: int = -1
+    index: Index = field(default_factory=Index, compare=False, repr=False)
 
     @classmethod
     def fold(cls, records: Iterable[Record]) -> SearchLog:
@@ -239,6 +252,7 @@ class SearchLog:
         match record.type:
             case "search_started":
                 self.header = data
+                self.until = (data.get("spec") or {}).get("until")
             case "modules":
                 self.modules = data["map"]
             case "probe":
@@ -249,6 +263,7 @@ class SearchLog:
                 self.configurations.setdefault(data["hash"], _known(ConfigurationLog, data))
             case "rejected":
                 self.rejected.append(data)
+                self.index.refuse(data["arm"], data["index"], data["constraint"])
             case "simplify":
                 self.simplify, self.simplified = data, None
             case "simplified":
@@ -273,11 +288,15 @@ class SearchLog:
                 self.evaluations.setdefault(data["set"], {})[data["name"]] = data
             case "note":
                 self.notes.append(data["text"])
+            case "overhead":
+                for kind, seconds in data["seconds"].items():
+                    self.overhead[kind] = self.overhead.get(kind, 0.0) + seconds
             case "interrupted":
                 self.interrupted = str(data.get("signal"))
             case "resumed":
                 ended, self.finished = self.finished, None
                 self.sessions, self.interrupted = self.sessions + 1, None
+                self.until = data.get("until", self.until)
                 if data.get("reopened"):
                     self.before = ended if ended and ended["status"] == "found" else self.before
                     self.reopening = True
@@ -296,6 +315,8 @@ class SearchLog:
         if record.type == "trial_started":
             trial = _known(TrialLog, {**data, "id": data["trial"], "started": record.used})
             self.trials[trial.id] = trial
+            self.index.start(trial)
+            self._reckon(trial)
             return
         known = self.trials.get(data.get("trial", ""))
         if known is None:
@@ -317,12 +338,16 @@ class SearchLog:
                 known.reason, known.detail = data.get("reason"), data.get("detail")
                 known.lost_seconds += data.get("seconds") or 0.0
                 known.measured = data.get("measured")
+        self._reckon(known)
+
+    def _reckon(self, trial: TrialLog) -> None:
+        known = self.configurations.get(trial.hash)
+        self.index.update(trial, self.rung_metric, 0 if known is None else known.adapter_params)
 
     @property
     def busy(self) -> float:
         """Seconds that workers have computed, running jobs not included."""
-        trials = sum(trial.seconds for trial in self.trials.values())
-        return trials + sum(float(probe.get("seconds") or 0.0) for probe in self.probes.values())
+        return self.index.busy + sum(float(probe.get("seconds") or 0.0) for probe in self.probes.values())
 
     @property
     def metric(self) -> str:
@@ -337,8 +362,7 @@ class SearchLog:
     @property
     def counts(self) -> dict[str, int]:
         """Status -> number of trials, every status present."""
-        counted = Counter(str(trial.status) for trial in self.trials.values())
-        return {status: counted[status] for status in ("running", "paused", *sorted(ENDED))}
+        return {status: self.index.counts[status] for status in ("running", "paused", *sorted(ENDED))}
 
     @property
     def winner(self) -> str | None:
@@ -356,17 +380,11 @@ class SearchLog:
             arm: Only this arm; None for all.
             purpose: Only this purpose; None for both.
         """
-        best: tuple[tuple[int, float], TrialLog] | None = None
-        for trial in self.trials.values():
-            score = trial.score(self.rung_metric)
-            if score is None or trial.status in ("failed", "infeasible"):
-                continue
-            if arm not in (None, trial.arm) or purpose not in (None, trial.purpose):
-                continue
-            key = (trial.rungs[-1].rung, score)
-            if best is None or key > best[0]:
-                best = (key, trial)
-        return None if best is None else (best[1], best[0][1])
+        found = self.index.best(arm, purpose)
+        if found is None:
+            return None
+        trial = self.trials[found]
+        return trial, trial.rungs[-1].metrics[self.rung_metric]
 
     def latency(self, hash: str) -> dict[str, float] | None:
         """Rows in a batch -> time of a configuration's forward pass over the bare base's, or None where unknown."""
@@ -376,7 +394,7 @@ class SearchLog:
 
     def of_configuration(self, hash: str, purpose: str | None = None) -> list[TrialLog]:
         """The trials of a configuration, in the order in which they started."""
-        return [t for t in self.trials.values() if t.hash == hash and purpose in (None, t.purpose)]
+        return [trial for trial in self.index.of_hash(hash) if purpose in (None, trial.purpose)]
 
 
 def _known(kind: type[Made], data: Mapping[str, Any]) -> Made:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft.journal.packed import Packed
+
 SCHEMA = 1
 """Version of the record schema; written into ``search_started``."""
 
@@ -22,6 +24,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "space",
         "environment",
         "procedure",
+        "computing",
+        "started",
     ),
     "modules": ("map",),
     "probe": ("kind", "values", "seconds"),
@@ -73,6 +77,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "head_params",
         "latency",
         "together",
+        "states",
     ),
     "decision": ("trial", "rung", "action", "reason"),
     "retried": ("trial", "reason", "attempt", "seconds"),
@@ -87,8 +92,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "evaluated": ("set", "name", "metrics", "outputs", "sha256", "rows", "reason"),
     "test": ("name", "metrics", "outputs", "sha256", "ability"),
     "note": ("text",),
+    "overhead": ("seconds", "wall"),
     "interrupted": ("signal",),
-    "resumed": ("records", "reopened"),
+    "resumed": ("records", "reopened", "until"),
     "finished": ("status", "result"),
 }
 """Record type -> the members of its data that readers know. More members may be there; readers ignore them."""
@@ -116,18 +122,38 @@ class Record:
     data: Mapping[str, Any]
 
 
-def encode(record: Record) -> bytes:
+def spell(data: Any) -> str:
+    """A value as the journal spells it.
+
+    Raises:
+        ValueError: It holds NaN or an infinity, which JSON cannot spell.
+        TypeError: It holds something that is not a JSON value.
+    """
+    return json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Packed):
+        return value.plain()
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+def encode(record: Record, data: str | None = None) -> bytes:
     """The line of a record, line end included.
 
     The checksum is the crc32 of the line without its ``crc`` member, so that a reader checks the bytes that it read
     and need not spell the JSON again.
 
+    Args:
+        record: The record.
+        data: Its data as `spell` spells them, where that is known.
+
     Raises:
         ValueError: The data hold NaN or an infinity, which JSON cannot spell.
         TypeError: The data hold something that is not a JSON value.
     """
-    fields = {"seq": record.seq, "type": record.type, "used": record.used, "time": record.time, "data": record.data}
-    body = json.dumps(fields, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
+    fields = {"seq": record.seq, "type": record.type, "used": record.used, "time": record.time}
+    body = f'{spell(fields)[:-1]},"data":{spell(record.data) if data is None else data}}}'.encode()
     return b'%s%s%08x"}\n' % (body[:-1], _CHECKSUM, zlib.crc32(body))
 
 
@@ -145,6 +171,9 @@ def decode(line: bytes) -> Record:
         raise ValueError("its checksum does not fit its content")
     fields = json.loads(body)
     try:
-        return Record(fields["seq"], fields["type"], float(fields["used"]), fields["time"], fields["data"])
+        data = fields["data"]
+        if fields["type"] == "configuration":
+            data["configuration"] = Packed(spell(data["configuration"]))
+        return Record(fields["seq"], fields["type"], float(fields["used"]), fields["time"], data)
     except (KeyError, TypeError) as error:
         raise ValueError("it is not a record") from error

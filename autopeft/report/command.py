@@ -47,9 +47,11 @@ SEARCH_FLAGS = {
     "within": "--within",
     "objective": "--objective",
     "workers": "--workers",
+    "max_workers": "--max-workers",
     "gpus_per_trial": "--gpus-per-trial",
     "pack": "--pack",
     "executor": "--executor",
+    "cache_bytes": "--cache-bytes",
     "seed": "--seed",
 }
 

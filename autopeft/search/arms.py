@@ -18,6 +18,7 @@ from autopeft.space.execution import Execution
 from autopeft.space.modules import ModuleMap
 from autopeft.strategy.base import Decision, Strategy, TrialView
 from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.strategy.trials import Trials
 
 TRIES = 60
 """Proposals in a row that may be refused (duplicates, too much memory) before an arm counts as exhausted."""
@@ -78,25 +79,37 @@ class Arm:
         self._predict = predict
         self._memory_limit = memory_limit
         self._skip_plain_lora = skip_plain_lora
+        self._views, self._read, self._refused = Trials(), 0, 0
+        self._seen_by: tuple[SearchLog, dict[int, float]] | None = None
 
     def trials(self, log: SearchLog) -> list[TrialLog]:
         """The arm's trials of the exploration."""
-        return [t for t in log.trials.values() if t.arm == self.name and t.purpose == "explore"]
+        return log.index.group(self.name, "explore")
 
     def seconds(self, log: SearchLog) -> float:
         """Busy seconds that the arm's exploration has taken."""
-        return sum(trial.seconds for trial in self.trials(log))
+        return log.index.seconds(self.name, "explore")
 
-    def views(self, log: SearchLog) -> list[TrialView]:
-        """The arm as its strategy sees it, refused proposals included."""
+    def views(self, log: SearchLog) -> Trials:
+        """The arm as its strategy sees it, refused proposals included; not to be changed."""
         scored = Scores(log, self.name)
-        seen = [scored.view(trial) for trial in self.trials(log) if log.configurations[trial.hash].values]
-        for refusal in log.rejected:
+        if self._seen_by is None or self._seen_by[0] is not log or self._seen_by[1] != scored.marks:
+            # Another journal, or LoRA has become better: then all scores within a margin are others.
+            self._views, self._read, self._refused = Trials(), 0, 0
+            self._seen_by = (log, scored.marks)
+        touched = log.index.touched
+        for name in dict.fromkeys(touched[self._read :]):
+            trial = log.trials[name]
+            if (trial.arm, trial.purpose) == (self.name, "explore") and log.configurations[trial.hash].values:
+                self._views.put(scored.view(trial))
+        self._read = len(touched)
+        for refusal in log.rejected[self._refused :]:
             if refusal["arm"] == self.name and refusal["constraint"] == "max_memory":
                 over = refusal["value"] / refusal["limit"] - 1.0
                 name = f"refused-{refusal['index']}"
-                seen.append(TrialView(name, refusal["index"], refusal["values"], (), "infeasible", over))
-        return seen
+                self._views.put(TrialView(name, refusal["index"], refusal["values"], (), "infeasible", over))
+        self._refused = len(log.rejected)
+        return self._views
 
     def propose(self, ledger: Ledger, until: float | None = None) -> Proposal | None:
         """The next configuration to train, or None when the space seems exhausted. Refusals are journalled.
@@ -188,9 +201,7 @@ class Arm:
         return None
 
     def _next_index(self, log: SearchLog) -> int:
-        used = [trial.index for trial in self.trials(log)]
-        used += [refusal["index"] for refusal in log.rejected if refusal["arm"] == self.name]
-        return max(used, default=-1) + 1
+        return log.index.last_index.get(self.name, -1) + 1
 
 
 def lean(space: BoundSpace) -> list[Configuration]:

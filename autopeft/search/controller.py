@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from autopeft.data.sources import SPLITS
-from autopeft.executors import Done, Event, Lost, Progressed, Wait
+from autopeft.executors import Done, Event, Lost, Progressed, Resized, Wait
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
 from autopeft.search.packing import Packer
@@ -84,23 +84,33 @@ class Controller:
 
     def next(self, slot: int) -> Job | Wait | Done:
         """What the free slot does now."""
-        answer = (None if self._stopping else self._packer.put_by()) or self._next(slot)
-        if isinstance(answer, Train) and self._packer.size > 1 and self.phase == "explore":
-            answer = self._packer.fill(answer, slot, self._explore.until(), lambda: self._next(slot))
-        if not isinstance(answer, Wait | Done):
-            self.state.running[slot] = answer
-            self.state.began[slot] = self.state.ledger.used
-            self.state.progress.pop(slot, None)
+        ledger = self.state.ledger
+        # What it is about to act on is on disk when this returns.
+        with ledger.meter.of("decide"), ledger.together():
+            answer = (None if self._stopping else self._packer.put_by()) or self._next(slot)
+            if isinstance(answer, Train) and self._packer.size > 1 and self.phase == "explore":
+                answer = self._packer.fill(answer, slot, self._explore.until(), lambda: self._next(slot))
+            if not isinstance(answer, Wait | Done):
+                self.state.occupy(slot, answer)
         return answer
 
     def on_event(self, event: Event) -> None:
         """Take note of what happened."""
+        ledger = self.state.ledger
+        with ledger.meter.of("decide"), ledger.together():
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         state = self.state
         if isinstance(event, Progressed):
             state.progress[event.slot] = event.progress
             return
-        state.running.pop(event.slot, None)
-        state.progress.pop(event.slot, None)
+        if isinstance(event, Resized):
+            state.slots = event.slots
+            state.ledger.note(event.text)
+            self._probe.resized()
+            return
+        state.release(event.slot)
         if isinstance(event, Lost):
             self._lost(event)
             return

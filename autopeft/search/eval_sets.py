@@ -10,7 +10,14 @@ from autopeft.search.resume import reopens
 from autopeft.spec import Budget
 
 
-def declare(ledger: Ledger, sets: Mapping[str, EvalSet], sources: Mapping[str, str], budget: Budget) -> None:
+def declare(
+    ledger: Ledger,
+    sets: Mapping[str, EvalSet],
+    sources: Mapping[str, str],
+    budget: Budget,
+    *,
+    until_decided: bool | None = None,
+) -> None:
     """Journal the eval sets that are new or have other rows than before, and what is to be known of them.
 
     A set that is added to a search that has ended is read whole: the time was for the search. One that is given more
@@ -21,9 +28,10 @@ def declare(ledger: Ledger, sets: Mapping[str, EvalSet], sources: Mapping[str, s
         sets: Those that are given now.
         sources: Name -> file, or a label of what is in memory.
         budget: The limits now.
+        until_decided: As for `autopeft.search.opening.opening`.
     """
     log = ledger.log
-    again = reopens(log, budget)
+    again = reopens(log, budget, until_decided=until_decided)
     ended = log.finished is not None and log.verdict is not None and not again
     for name, given in sets.items():
         known = log.eval_sets.get(name, {})

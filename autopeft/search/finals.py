@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from heapq import heapreplace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,24 +67,14 @@ class Finals:
     def explored(self) -> dict[Role, TrialLog]:
         """Role -> the best trial of the arm's exploration, as `candidates` says."""
         log = self._ledger.log
-        metric = log.rung_metric
         found: dict[Role, TrialLog] = {}
-        tried: dict[Role, list[TrialLog]] = {}
         for arm in self._arms:
-            trials = self._tried(arm)
-            if trials:
-                # Of equal scores, the smaller adapter.
-                found[ROLES[arm]] = max(
-                    trials,
-                    key=lambda t: (
-                        t.rungs[-1].rung,
-                        t.rungs[-1].metrics[metric],
-                        -log.configurations[t.hash].adapter_params,
-                    ),
-                )
-                tried[ROLES[arm]] = trials
+            # Of equal scores, the smaller adapter.
+            standings = log.index.standings(arm, "explore")
+            if standings:
+                found[ROLES[arm]] = log.trials[standings[0][-1]]
         if self.margin is not None and len(found) == 2:
-            found["challenger"] = self._smallest(found, tried["challenger"])
+            found["challenger"] = self._smallest(found)
         return found
 
     def _tried(self, arm: ArmName) -> list[TrialLog]:
@@ -96,7 +88,7 @@ class Finals:
         margin: float | None = self._ledger.log.header.get("procedure", {}).get("margin")
         return margin
 
-    def _smallest(self, found: dict[Role, TrialLog], tried: list[TrialLog]) -> TrialLog:
+    def _smallest(self, found: dict[Role, TrialLog]) -> TrialLog:
         """The smallest of those that went furthest and seem to keep half of the margin; fresh seeds must show it all.
 
         Where none seems to, the best of those that are smaller than the baseline: nothing else could be returned as
@@ -106,18 +98,16 @@ class Finals:
         if log.rung_metric != log.metric or self.margin is None:
             return best
 
-        def score(trial: TrialLog) -> float:
-            return trial.rungs[-1].metrics[log.metric]
-
-        def params(trial: TrialLog) -> int:
-            return log.configurations[trial.hash].adapter_params
-
-        mark = score(baseline) - self.margin / 2
-        smaller = [t for t in tried if t.rungs[-1].rung == best.rungs[-1].rung and params(t) < params(baseline)]
-        kept = [trial for trial in smaller if score(trial) >= mark]
-        if kept:
-            return min(kept, key=lambda t: (params(t), -score(t)))
-        return max(smaller, key=lambda t: (score(t), -params(t)), default=best)
+        most = log.configurations[baseline.hash].adapter_params
+        mark = baseline.rungs[-1].metrics[log.metric] - self.margin / 2
+        standings = log.index.standings(ARMS["challenger"], "explore")
+        # (parameters, minus the score, number, id) of those that went furthest and are smaller.
+        furthest = takewhile(lambda standing: standing[0] == standings[0][0], standings)
+        smaller = [(params, worth, number, name) for _, worth, params, number, name in furthest if params < most]
+        if not smaller:
+            return best
+        kept = [each for each in smaller if -each[1] >= mark]
+        return log.trials[min(kept)[-1] if kept else min(smaller, key=lambda each: (each[1], *each))[-1]]
 
     def name(
         self,
@@ -126,6 +116,7 @@ class Finals:
         rungs: int,
         predict: Callable[[str], int | None],
         front: bool = False,
+        once: float = 0.0,
     ) -> None:
         """Journal the finalists, with as many seeds and rows as the time left admits.
 
@@ -134,6 +125,7 @@ class Finals:
             rungs: Number of rungs.
             predict: `configuration hash -> live bytes` of its training, exactly.
             front: Whether others that are worth their size get fresh seeds as well.
+            once: Expected seconds of what the first run of a configuration measures beside.
         """
         candidates = self.candidates()
         hashes = {role: trial.hash for role, trial in candidates.items()}
@@ -143,8 +135,9 @@ class Finals:
             left = until - self._ledger.used
 
             def fits(rows: int, seeds: int) -> bool:
-                runs = [seconds(h, rows) for h in (*hashes.values(), *others)] * seeds
-                return makespan(runs, self._division.workers) <= left
+                runs = [seconds(h, rows) for h in (*hashes.values(), *others)]
+                first = [run + once for run in runs]
+                return makespan([*first, *runs * (seeds - 1)], self._division.workers) <= left
 
             while len(seeds) > 2 and not fits(rows, len(seeds)):
                 seeds.pop()
@@ -179,7 +172,7 @@ class Finals:
     def pending(self, *, until_decided: bool) -> list[tuple[ArmName, str, int]]:
         """Runs that were not started yet: seed by seed, both arms in turn, and then the others of the front."""
         named = self._named()
-        started = {(run.arm, run.hash, run.seed) for run in self._runs()}
+        started = {(run.arm, run.hash, run.seed) for run in self._runs() if not self._again(run)}
         # What does not fit is not tried unchanged with another seed.
         unfit = self._unfit()
         settled = until_decided and self._settled()
@@ -192,6 +185,16 @@ class Finals:
             if hash and hash not in unfit and (arm, hash, seed) not in started
         ]
 
+    def _again(self, run: TrialLog) -> bool:
+        """Whether a run may be made anew: it came to nothing before the search was given more, and has had one chance.
+
+        What only lacked the time is made anew whenever there is more of it.
+        """
+        if run.started >= float(self._ledger.log.plan.get("started") or 0.0):
+            return False
+        same = [other for other in self._runs() if (other.arm, other.hash, other.seed) == (run.arm, run.hash, run.seed)]
+        return run.status == "stopped" or (run.status == "failed" and sum(o.status == "failed" for o in same) < 2)
+
     def _arm(self, hash: str) -> ArmName:
         return "baseline" if self._ledger.log.configurations[hash].arm == "baseline" else "space"
 
@@ -199,10 +202,18 @@ class Finals:
         """Configurations of the finalists."""
         return [hash for role in ROLES.values() if (hash := self._named().get(role))]
 
-    def further_seed(self) -> int | None:
-        """The next of the fixed seeds, when both finalists are there and have been confirmed by all seeds so far."""
+    def further_seed(self, *, idle: bool = False) -> int | None:
+        """The next of the fixed seeds, when both finalists are there and have been confirmed by all seeds so far.
+
+        Args:
+            idle: Whether workers would wait meanwhile: then it need not wait for the seeds so far, of which it does not
+                depend. A finalist with a run that broke is not asked for more.
+        """
         seeds = self._named()["seeds"]
-        complete = len(self.hashes()) == 2 and all(len(self.runs(role)) >= len(seeds) for role in ROLES.values())
+        hashes = self.hashes()
+        broken = any(run.hash in hashes and run.status not in ("running", "completed") for run in self._runs())
+        confirmed = all(len(self.runs(role)) >= len(seeds) for role in ROLES.values())
+        complete = len(hashes) == 2 and (confirmed or (idle and not broken))
         left = [seed for seed in FINALIST_SEEDS if seed not in seeds]
         return left[0] if seeds and complete and left else None
 
@@ -346,7 +357,7 @@ class Finals:
     def _runs(self) -> list[TrialLog]:
         """Runs with fresh seeds on as many rows as these finalists get: a reopened search may have shorter ones."""
         rows = self._named().get("rows", 0)
-        runs = [trial for trial in self._ledger.log.trials.values() if trial.purpose == "confirm"]
+        runs = self._ledger.log.index.of_purpose("confirm")
         return [run for run in runs if run.status != "completed" or run.rows >= rows]
 
 
@@ -357,8 +368,8 @@ def evaluated_rows(outputs: Mapping[str, Array]) -> int:
 
 def makespan(seconds: list[float], workers: int) -> float:
     """When the last of these runs ends, longest first on the worker that is free first."""
-    ends = [0.0] * max(1, workers)
+    # Workers beyond the number of runs stay free.
+    ends = [0.0] * max(1, min(workers, len(seconds)))
     for run in sorted(seconds, reverse=True):
-        first = ends.index(min(ends))
-        ends[first] += run
+        heapreplace(ends, ends[0] + run)
     return max(ends)

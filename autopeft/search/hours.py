@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from autopeft.compose.base import DTYPES
-from autopeft.cost.flops import ACHIEVED, DECODING, matmul_rate, row_flops
+from autopeft.cost.flops import ACHIEVED, DECODING, expert_weights, matmul_rate, row_flops
 from autopeft.data.batches import padded_length
 from autopeft.errors import AutopeftError
+from autopeft.search.beside import NOTHING_BESIDE, Beside, full_seconds
 from autopeft.search.division import DEFAULT_TRIALS, FINISH_SECONDS, Division, Speed
+from autopeft.search.drops import drops_seconds
 from autopeft.search.prepared import Prepared
 from autopeft.spec import Budget
 from autopeft.spec.amounts import format_seconds
@@ -36,8 +38,8 @@ def measured_speed(prepared: Prepared, head: str) -> tuple[Speed, dict[str, Any]
         AutopeftError: It broke.
     """
     threads = torch.get_num_threads()
-    # A worker of a search has one thread.
-    torch.set_num_threads(1)
+    # As many as a worker of a search has.
+    torch.set_num_threads(prepared.computing.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             setup = prepared.setup(Path(folder))
@@ -65,13 +67,15 @@ def estimated_speed(prepared: Prepared, head: str, device_tflops: float | None) 
         device_tflops: What the device achieves in training; None measures matrix products here.
     """
     split, modules = prepared.data.splits["train"], prepared.modules(head)
-    vocabulary = prepared.meta(head).model.get_output_embeddings().weight.shape[0] if head == "lm" else 0
+    model = prepared.meta(head).model
+    vocabulary = model.get_output_embeddings().weight.shape[0] if head == "lm" else 0
     flops = row_flops(
         modules,
         [padded_length(int(length)) for length in split.lengths],
         adapter_params=speed_configuration(modules, prepared.raw.kind).adapter_params(modules),
         vocabulary=vocabulary,
         answers=0.0 if split.answer_from is None else float((split.lengths - split.answer_from).mean()),
+        experts=expert_weights(model),
     )
     if device_tflops is not None:
         rate = device_tflops * TERA
@@ -115,19 +119,14 @@ def trials_seconds(division: Division, trials: int, eta: float) -> float:
     return total + division.finalists * len(division.seeds) * full_seconds(division)
 
 
-def full_seconds(division: Division) -> float:
-    """Device-seconds of one full training and its evaluation."""
-    speed = division.speed
-    return division.final_rows * speed.train + division.final_evaluated * speed.evaluate + speed.generate
-
-
-def device_hours(division: Division, budget: Budget, eta: float) -> dict[str, Any]:
+def device_hours(division: Division, budget: Budget, eta: float, more: Beside = NOTHING_BESIDE) -> dict[str, Any]:
     """What the whole search costs: the tightest of what its limits allow.
 
     Args:
         division: The budget, divided.
         budget: The limits.
         eta: Ratio of rows between neighbouring rungs.
+        more: What is done beside trials and finalists.
 
     Returns:
         ``device_hours`` (workers x wall hours), ``device_hours_by`` (the limit that says so, or ``trials`` for an
@@ -140,7 +139,9 @@ def device_hours(division: Division, budget: Budget, eta: float) -> dict[str, An
         known["max_compute"] = budget.max_compute
     if budget.max_trials is not None or not known:
         trials = division.max_trials or budget.max_trials or DEFAULT_TRIALS
-        known["trials"] = trials_seconds(division, trials, eta) + division.workers * FINISH_SECONDS
+        known["trials"] = (
+            trials_seconds(division, trials, eta) + more.seconds(division, trials) + division.workers * FINISH_SECONDS
+        )
     by = min(known, key=lambda name: known[name])
     values: dict[str, Any] = {
         "device_hours": known[by] / HOUR,
@@ -151,7 +152,12 @@ def device_hours(division: Division, budget: Budget, eta: float) -> dict[str, An
 
 
 def time_section(
-    division: Division, train_rows: int, budget: Budget, eta: float, about_speed: dict[str, Any]
+    division: Division,
+    train_rows: int,
+    budget: Budget,
+    eta: float,
+    about_speed: dict[str, Any],
+    more: Beside = NOTHING_BESIDE,
 ) -> dict[str, Any]:
     """The plan's values about time.
 
@@ -161,11 +167,13 @@ def time_section(
         budget: The limits.
         eta: Ratio of rows between neighbouring rungs.
         about_speed: Where the speed comes from.
+        more: What is done beside trials and finalists.
     """
     speed, full = division.speed, full_seconds(division)
     explore, confirm, deadline = division.explore_until, division.confirm_until, division.deadline
+    simplify = drops_seconds(full, more.drops, division.workers)
     return {
-        **device_hours(division, budget, eta),
+        **device_hours(division, budget, eta, more),
         "workers": division.workers,
         "speed": about_speed,
         "train_seconds_per_1000_rows": 1000 * speed.train,
@@ -173,12 +181,18 @@ def time_section(
         "rungs_rows": list(division.rungs),
         "epochs_of_a_full_training": division.final_rows / train_rows,
         "seconds_of_a_full_training": full,
+        "latency_seconds_of_a_measurement": more.latency,
+        "latency_measured_of": "every trial" if more.limited else "each finalist, once",
         "seeds_per_finalist": len(division.seeds),
         "baseline_share": division.baseline_share,
         "explore_seconds": explore,
+        "of_these_simplify_seconds_at_most": None if explore is None else simplify,
+        "simplify_runs_at_most": more.runs,
         "confirm_seconds": _between(explore, confirm),
         "reserve_seconds": _between(confirm, deadline),
-        "full_trainings_that_exploration_affords": None if explore is None else explore * division.workers / full,
+        "full_trainings_that_exploration_affords": None
+        if explore is None
+        else (explore - simplify) * division.workers / full,
         "max_trials": division.max_trials,
     }
 
@@ -187,12 +201,18 @@ def _between(begin: float | None, end: float | None) -> float | None:
     return None if begin is None or end is None else end - begin
 
 
-def unaffordable(division: Division) -> list[str]:
-    """What to tell where the time does not pay for the finalists' runs."""
+def unaffordable(division: Division, more: Beside = NOTHING_BESIDE) -> list[str]:
+    """What to tell where the time does not pay for the finalists' runs.
+
+    Args:
+        division: The budget, divided.
+        more: What is done beside trials and finalists.
+    """
     if division.explore_until is None or division.confirm_until is None:
         return []
     runs = division.finalists * len(division.seeds)
-    needed = runs * full_seconds(division) / division.workers
+    measured = runs if more.limited else division.finalists
+    needed = (runs * full_seconds(division) + measured * more.latency) / division.workers
     left = division.confirm_until - division.explore_until
     if needed <= left:
         return []

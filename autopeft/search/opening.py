@@ -37,7 +37,7 @@ class Opening:
     problems: tuple[Problem, ...] = ()
 
 
-def opening(log: SearchLog, budget: Budget) -> Opening:
+def opening(log: SearchLog, budget: Budget, *, until_decided: bool | None = None) -> Opening:
     """What these limits open of a search that has ended.
 
     It opens where a limit is above what it was, and all of them leave room for a new trial, or, where no trial may
@@ -46,6 +46,7 @@ def opening(log: SearchLog, budget: Budget) -> Opening:
     Args:
         log: The journal until now, before the record that takes it up.
         budget: The limits now.
+        until_decided: Whether the session that begins ends once the verdict is settled; None as the latest one did.
     """
     if log.finished is None or log.finished["status"] != "found" or not log.plan:
         return Opening(ended=False)
@@ -56,10 +57,11 @@ def opening(log: SearchLog, budget: Budget) -> Opening:
     then = {**{name: before.get(name) for name in CLOCKS}, "max_trials": division.max_trials}
     raised = [name for name in EXTENSIBLE if _above(now[name], then[name])]
     changed = tuple(name for name in EXTENSIBLE if before.get(name) != getattr(budget, name))
-    started = sum(trial.purpose == "explore" for trial in log.trials.values())
+    started = log.index.started["explore"]
+    decided = log.until == "decided" if until_decided is None else until_decided
     problems = []
     may_start = trials is None or started < trials
-    if not may_start and not (set(raised) & set(CLOCKS) and _seeds_left(log, division, budget)):
+    if not may_start and not (set(raised) & set(CLOCKS) and _seeds_left(log, division, budget, decided)):
         problems.append(_trials_problem(budget, trials, division.max_trials, started))
     # Where no trial may start there is nothing that the clocks could leave too little for.
     wall, busy = (0.0, 0.0) if problems else _least(log, division, may_start)
@@ -76,8 +78,13 @@ def opening(log: SearchLog, budget: Budget) -> Opening:
     return Opening(True, bool(raised) and not problems, changed, tuple(problems))
 
 
-def check_opening(log: SearchLog, budget: Budget) -> str | None:
+def check_opening(log: SearchLog, budget: Budget, *, until_decided: bool | None = None) -> str | None:
     """Refuse limits that were changed and open nothing: they would stay behind in the folder and do nothing.
+
+    Args:
+        log: As for `opening`.
+        budget: As for `opening`.
+        until_decided: As for `opening`.
 
     Returns:
         A sentence where a search that had ended is taken up under the limits that it had, else None.
@@ -85,7 +92,7 @@ def check_opening(log: SearchLog, budget: Budget) -> str | None:
     Raises:
         InputError: Which limit ended the search, and what to give.
     """
-    found = opening(log, budget)
+    found = opening(log, budget, until_decided=until_decided)
     if not found.ended or found.opens:
         return None
     if found.changed:
@@ -98,10 +105,9 @@ def _above(now: float | None, then: float | None) -> bool:
     return then is not None and (now is None or now > then)
 
 
-def _seeds_left(log: SearchLog, division: Division, budget: Budget) -> bool:
+def _seeds_left(log: SearchLog, division: Division, budget: Budget, until_decided: bool) -> bool:
     """Whether more time could pay for another fresh seed of both finalists."""
     verdict = log.verdict or {}
-    until_decided = log.header["spec"].get("until") == "decided"
     if until_decided and verdict.get("name") in ("better", "within", "worse"):
         return False
     finalists = log.finalists or {}

@@ -60,7 +60,7 @@ class Packer:
             return first
         while len(members) < self.size and self._affords(members, until):
             # The phases must see what was handed out already.
-            state.running[slot] = Pack(tuple(members))
+            state.occupy(slot, Pack(tuple(members)))
             job = ask()
             if not isinstance(job, Train):
                 break
@@ -68,7 +68,7 @@ class Packer:
                 state.put_by.append(job)
                 break
             members.append(job)
-        state.running.pop(slot, None)
+        state.release(slot)
         if len(members) == 1:
             return first
         return Pack(tuple(members), state.time_limit(self._seconds(members)))

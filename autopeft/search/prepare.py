@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -10,39 +11,33 @@ import torch
 
 from autopeft import catalogue
 from autopeft.compose.base import (
-    Attention,
-    DType,
     SharedBase,
     attach,
+    base_config,
+    identify,
     load_base,
     load_tokenizer,
     model_positions,
     reads_left_to_right,
 )
 from autopeft.compose.identity import config_alone
-from autopeft.data.encode import encode, plan_of
+from autopeft.data.encode import plan_of
 from autopeft.data.eval_sets import encode_eval_sets
 from autopeft.data.read import RawData, read
+from autopeft.data.tokens import encode_once
 from autopeft.errors import InputError, Problem
+from autopeft.executors import device_there
 from autopeft.executors.base import cores
+from autopeft.search.computing import Choosing, check_kept
 from autopeft.search.incumbent import check_incumbent
 from autopeft.search.machine import live_bytes_per_worker
 from autopeft.search.prepared import BASELINE_SPACE, Prepared
 from autopeft.space import resolve
 from autopeft.space.values import SpaceValues
 from autopeft.spec import SearchSpec
-from autopeft.strategy import validate
+from autopeft.strategy.asked import space_values, strategy_values
 
 T = TypeVar("T")
-LONG_ROWS = 256
-"""Tokens from which fused attention pays on a processor: below, its backward pass costs more than it saves."""
-
-
-def precision_here(gpu: bool) -> DType:
-    """The dtype of the frozen base: bfloat16 where the machine computes in it, else float32."""
-    if gpu:
-        return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 @dataclass(frozen=True)
@@ -85,8 +80,8 @@ def gather(spec: SearchSpec, tokenizer: Callable[[], Any]) -> Gathered:
     """
     spec = _with_preset(spec)
     problems: list[Problem] = []
-    space = _collect(problems, lambda: _space_values(spec.space, spec.overrides))
-    strategy = _collect(problems, lambda: _strategy_values(spec.strategy, spec.overrides))
+    space = _collect(problems, lambda: space_values(spec.space, spec.overrides))
+    strategy = _collect(problems, lambda: strategy_values(spec.strategy, spec.overrides))
     raw = _collect(problems, lambda: read(spec.task, seed=spec.seed, eval_sets=spec.eval_sets))
     loaded = _collect(problems, tokenizer)
     if raw is not None:
@@ -107,22 +102,43 @@ def _tokenizer(spec: SearchSpec) -> Any:
     return load_tokenizer(spec.task.model, spec.task.revision)
 
 
-def prepare(spec: SearchSpec) -> Prepared:
+def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], None] = lambda: None) -> Prepared:
     """Read, check and load everything.
+
+    Args:
+        spec: What was asked for.
+        measure: Whether it may be measured how this machine computes the model fastest; else what is known of it, or
+            the rule, is taken.
+        gathered: Called once everything but the model has been read and found good.
 
     Raises:
         InputError: Everything about task, space and strategy that cannot be used.
     """
-    gathered = gather(spec, lambda: _tokenizer(spec))
-    spec, raw, tokenizer = gathered.spec, gathered.raw, gathered.tokenizer
-    gpu = on_gpus(spec)
-    precision = precision_here(gpu)
-    base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=precision)
+    at: dict[str, float] = {"libraries loaded": time.monotonic()}
+    found = gather(spec, lambda: _tokenizer(spec))
+    at["data read"] = time.monotonic()
+    gathered()
+    spec, raw, tokenizer = found.spec, found.raw, found.tokenizer
+    there = device_there(spec)
+    gpu, precision, said = (on_gpus(spec), None, None) if there is None else (there.gpu, there.precision, there.note)
+    identity = identify(spec.task.model, spec.task.revision)
+    model_max = model_positions(base_config(spec.task.model, spec.task.revision))
+    data, encoding_notes = encode_once(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
+    at["tokenised"] = time.monotonic()
+    choosing = Choosing(spec, data, raw.kind, gpu=gpu, precision=precision, content_hash=identity.content_hash)
+    check_kept(spec, choosing.first)
+    base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=choosing.first.precision)
+    at["model loaded"] = time.monotonic()
     if raw.kind == "causal_lm":
         _check_causal(spec, base)
     told = [] if spec.incumbent is None else check_incumbent(spec.incumbent, base, raw)
-    model_max = model_positions(base.config)
-    data, encoding_notes = encode(raw, tokenizer, max_length=spec.task.max_length, model_max=model_max)
+    computing = choosing.first
+    if measure:
+        labels = {"causal_lm": 0, "regression": 1}.get(raw.kind, len(data.label_names))
+        computing = choosing.measured(base, head="lm" if raw.kind == "causal_lm" else "mean", labels=labels)
+        if computing.precision != base.dtype:
+            base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=computing.precision)
+    at["way to compute chosen"] = time.monotonic()
     memory_limit = spec.budget.max_memory
     if memory_limit is None and not gpu and spec.ray_address is None:
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
@@ -130,20 +146,22 @@ def prepare(spec: SearchSpec) -> Prepared:
         if memory_limit is not None:
             share = f"{memory_limit / 2**30:.1f} GiB"
             told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]
-    attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
-    return gathered.with_model(
+    return found.with_model(
         data=data,
         text=plan_of(raw, data, tokenizer),
         base=base,
         gpu=gpu,
-        precision=precision,
-        attention=attention,
+        precision=computing.precision,
+        attention=computing.attention,
+        computing=computing,
+        at=at,
         memory_limit=memory_limit,
         notes=(
             *raw.notes,
             *encoding_notes,
             *told,
-            f"the frozen base computes in {precision} with {attention} attention",
+            *([said] if said else []),
+            computing.told(),
         ),
         eval_sets=encode_eval_sets(raw, data, encoding_notes, tokenizer, model_max=model_max),
     )
@@ -154,32 +172,6 @@ def _with_preset(spec: SearchSpec) -> SearchSpec:
         return spec
     preset = catalogue.preset(spec.preset)
     return replace(spec, space=preset.space, strategy=preset.strategy)
-
-
-def _values(what: str, given: Any) -> dict[str, Any]:
-    return dict(given) if isinstance(given, Mapping) else catalogue.read(what, str(given))
-
-
-def _space_values(given: Any, overrides: tuple[tuple[str, Any], ...]) -> SpaceValues:
-    return resolve(_values("spaces", given), [(name, value) for name, value in overrides if name.startswith("space.")])
-
-
-def _strategy_values(given: Any, overrides: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    values = _values("strategies", given)
-    for name, value in overrides:
-        path = name.split(".")
-        if path[0] != "strategy":
-            continue
-        inner = values
-        for key in path[1:-1]:
-            if not isinstance(inner.get(key), dict):
-                inner[key] = {"name": inner[key]} if key in inner else {}
-            inner = inner[key]
-        inner[path[-1]] = value
-    problems = validate(values)
-    if problems:
-        raise InputError(problems)
-    return values
 
 
 def heads_of(spec: SearchSpec, kind: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from autopeft.spec import SearchSpec
 from autopeft.spec.parse import spec_to_dict
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Arm as ArmName
+from autopeft.trial.computing import Computing
+from autopeft.trial.frozen import default_cache_bytes
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import speed_configuration
 
@@ -65,10 +67,12 @@ class Prepared:
         gpu: Whether the workers compute on GPUs.
         precision: Dtype of the frozen base.
         attention: Attention implementation of the base.
+        computing: How these two were chosen, and the rest of how numbers are computed.
         memory_limit: Live bytes that a trial may take: the budget's limit, or each worker's share of what is free on
             this machine; None where neither is known.
         notes: What was inferred and decided, as sentences.
         eval_sets: Further rows that are scored in the end and decide nothing.
+        at: What was done -> `time.monotonic()` by then.
     """
 
     spec: SearchSpec
@@ -84,9 +88,11 @@ class Prepared:
     gpu: bool
     precision: DType
     attention: Attention
+    computing: Computing
     memory_limit: int | None
     notes: tuple[str, ...]
     eval_sets: Mapping[str, EvalSet]
+    at: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def identity(self) -> BaseIdentity:
@@ -169,6 +175,7 @@ class Prepared:
             dtype=self.precision,
             answers=answer_share(train, length) if head == "lm" else 1.0,
             longest_answer=longest_answer(train),
+            scratch=not self.gpu,
         )
 
     def field(self, head: str, speed: Speed) -> Field:
@@ -256,8 +263,12 @@ class Prepared:
             merged=budget.target == "merged",
             max_adapter_size=budget.max_adapter_size,
             target=budget.target,
+            # Asked here, so that all workers decide alike.
+            cache_bytes=default_cache_bytes(folder) if self.spec.cache_bytes is None else self.spec.cache_bytes,
             tokenizer=self.tokenizer if lm else None,
             meta={"text": self.text.to_dict(), "metric": self.raw.metric},
+            evaluation_rows=self.computing.evaluation_rows,
+            threads=self.computing.threads,
         )
 
     def _packs(self) -> tuple[int, ...]:
@@ -315,6 +326,7 @@ class Prepared:
             },
             "space": self._about_space(head),
             "environment": dict(environment),
+            "computing": self.computing.to_dict(),
             "procedure": {
                 "evidence": self.spec.evidence,
                 "margin": self.margin,
@@ -324,7 +336,6 @@ class Prepared:
                 "further_seeds": list(FINALIST_SEEDS[SEEDS[self.spec.evidence] :]),
                 "strategy": dict(self.strategy),
                 "baseline": BASELINE_SPACE,
-                "baseline_rates": list(self.baseline.rate_range("lora")),
             },
         }
 

@@ -15,7 +15,9 @@ from autopeft.errors import InputError, NothingFeasible
 from autopeft.evidence import COUNTED, detectable
 from autopeft.executors.base import cores
 from autopeft.search.arms import UNBUILDABLE, lean
+from autopeft.search.beside import beside
 from autopeft.search.division import Division, divide
+from autopeft.search.feasible import check_memory
 from autopeft.search.front import FRONT_SIZE
 from autopeft.search.hours import estimated_speed, measured_speed, time_section, unaffordable
 from autopeft.search.machine import live_bytes_per_worker
@@ -34,6 +36,8 @@ from autopeft.strategy import build
 
 PREDICTED_SITES = 200
 """Places in a model times predictions of memory that a plan makes; two of each sort are made for any model."""
+DRAWN = 8
+"""Configurations of the space that stand for all of them."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,11 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
         raise infeasible
     head = prepared.heads[0]
     bound = prepared.bind(prepared.space, head)
+    memory = prepared.memory(head)
+    drawn = [bound.decode(bound.draw(index, 0)) for index in range(DRAWN)]
+    about_space = _about(bound, prepared, head, memory, drawn)
+    # Before anything runs: a probe that does not fit would fail with less to say.
+    unfitting = check_memory(prepared, memory, head, bound, about_space["memory_bytes"]["smallest"])
     strategy = build(prepared.strategy, dimensions=bound.dimensions, prior=lambda i: bound.draw(i, 0), seed=spec.seed)
     speed, about_speed = estimated_speed(prepared, head, device_tflops) if estimated else measured_speed(prepared, head)
     # Another device is taken to be one, unless more are asked for.
@@ -120,14 +129,15 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
         finalists=2 + (FRONT_SIZE if spec.objective == "pareto" else 0),
     )
     modules = prepared.modules(head)
-    about_space = _about(bound, prepared, head)
-    limit = prepared.memory_limit
-    if limit is None and device_tflops is None and not prepared.gpu:
-        limit = live_bytes_per_worker(workers, about_space["memory_bytes"]["base"])
+    more = beside(drawn, modules, division, spec.budget, spec.evidence)
+    here = None
+    if prepared.memory_limit is None and device_tflops is None and not prepared.gpu:
+        here = live_bytes_per_worker(workers, about_space["memory_bytes"]["base"])
     warned = [
         *serving_warnings(bound, kind=prepared.raw.kind, target=spec.budget.target, heads=prepared.heads),
-        *_memory_warning(about_space["memory_bytes"]["smallest"], limit, given=spec.budget.max_memory is not None),
-        *unaffordable(division),
+        *unfitting,
+        *_memory_warning(about_space["memory_bytes"]["smallest"], here),
+        *unaffordable(division, more),
     ]
     return Plan(
         {
@@ -144,35 +154,35 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
                 "id": prepared.identity.id,
                 "architecture": modules.architecture,
                 "base_params": modules.base_params,
-                "params_with_output_layer": prepared.memory(head).params() if head == "lm" else None,
+                "params_with_output_layer": memory.params() if head == "lm" else None,
                 "blocks": modules.blocks,
             },
             "limits": {**limits(spec.budget), "adapter_params": spec.budget.param_limit(modules.base_params)},
             "space": about_space,
             "baseline": _baseline(prepared, head),
             "strategy": strategy.name,
-            "time": time_section(division, rows["train"], spec.budget, strategy.eta, about_speed),
+            "time": time_section(division, rows["train"], spec.budget, strategy.eta, about_speed, more),
             "evidence": _evidence(division, prepared),
         }
     )
 
 
-def _memory_warning(least: int, limit: int | None, *, given: bool) -> list[str]:
-    if limit is None or least <= limit:
+def _memory_warning(least: int, here: int | None) -> list[str]:
+    """For a base without weights, which could not be trained here anyway, as far as was looked at."""
+    if here is None or least <= here:
         return []
-    whose = "--max-memory allows" if given else "each worker has here"
-    step = "Allow more" if given else "Use fewer --workers, or plan for another device with --device-tflops"
     return [
-        f"Training takes {format_bytes(least)} at least, as far as was looked at, where {whose} {format_bytes(limit)}. "
-        f"{step}, a smaller model, or fewer tokens (--max-length)."
+        f"Training takes {format_bytes(least)} at least, as far as was looked at, where each worker has here "
+        f"{format_bytes(here)}. Use fewer --workers, or plan for another device with --device-tflops, a smaller model, "
+        "or fewer tokens (--max-length)."
     ]
 
 
-def _about(bound: BoundSpace, prepared: Prepared, head: str) -> dict[str, Any]:
-    memory = prepared.memory(head)
+def _about(
+    bound: BoundSpace, prepared: Prepared, head: str, memory: MemoryModel, drawn: list[Configuration]
+) -> dict[str, Any]:
     # A prediction runs every operation of a step, so that large models get fewer of them.
     affordable = PREDICTED_SITES // max(1, len(bound.modules.sites))
-    drawn = [bound.decode(bound.draw(index, 0)) for index in range(8)]
     sampled, leanest = drawn[: max(2, affordable)], lean(bound)[: max(2, affordable)]
     head_params = prepared.head_params(head)
     sizes = [adapter_bytes(each, bound.modules, head_params) for each in drawn]

@@ -140,6 +140,7 @@ def build_result(
         },
         "budget": _budget(ledger, budget, winner),
         "wall_seconds": ledger.used,
+        "overhead": {"seconds": dict(log.overhead), "share": sum(log.overhead.values()) / max(1e-9, ledger.used)},
         "test_reads": len(log.test_opened),
         "test_looks": _looks(log),
         "signatures": [made.to_dict() for made in advise(log)],

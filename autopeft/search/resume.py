@@ -45,27 +45,29 @@ def _shown(value: Any) -> Any:
     return f"checksum {value[:10]}..." if long else value
 
 
-def reopens(log: SearchLog, budget: Budget) -> bool:
-    """Whether a search that had ended is given more to do."""
-    return opening(log, budget).opens
+def reopens(log: SearchLog, budget: Budget, *, until_decided: bool | None = None) -> bool:
+    """Whether a search that had ended is given more to do; arguments as for `opening`."""
+    return opening(log, budget, until_decided=until_decided).opens
 
 
-def take_up(ledger: Ledger, budget: Budget, workers: int) -> bool:
+def take_up(ledger: Ledger, budget: Budget, workers: int, *, until_decided: bool | None = None) -> bool:
     """Journal that a search goes on, with the budget as it is now, unless it had ended and nothing is opened by that.
 
     Args:
         ledger: Journal and fold of the search until now.
         budget: The limits now.
         workers: Workers now.
+        until_decided: Whether it now ends once the verdict is settled; None keeps what it did.
 
     Returns:
         Whether a search that had ended explores on.
     """
     log = ledger.log
-    found = opening(log, budget)
+    found = opening(log, budget, until_decided=until_decided)
     # A session that was killed between these two records has divided nothing yet.
     again = found.opens or log.reopening
-    ledger.write("resumed", records=len(ledger.journal.records), reopened=again)
+    until = log.until if until_decided is None else "decided" if until_decided else None
+    ledger.write("resumed", records=len(ledger.journal.records), reopened=again, until=until)
     if not log.plan or (found.ended and not again):
         return again
     started = float(log.plan["started"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible
-from autopeft.executors import Executor, make
+from autopeft.executors import Executor, Starting
 from autopeft.journal import Journal, Record, check_folder
 from autopeft.search.controller import Controller
 from autopeft.search.division import FINISH_SECONDS
@@ -30,10 +31,11 @@ from autopeft.search.prepared import Prepared
 from autopeft.search.result import SearchResult, build_result, place_winner, write_json
 from autopeft.search.resume import check_fingerprint, note_nothing_new, take_up
 from autopeft.search.rows import FinalRows
-from autopeft.search.snapshot import snapshot
+from autopeft.search.snapshot import Snapshots, snapshot
 from autopeft.search.state import Rules
 from autopeft.spec import Budget, SearchSpec, Task
 from autopeft.spec.parse import checked, parse_search, spec_to_dict
+from autopeft.trial.frozen import states_folder
 
 if TYPE_CHECKING:
     from autopeft.tracking import Tracker
@@ -64,13 +66,20 @@ def search(
     return run(spec, on_event)
 
 
-def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | None = None) -> SearchResult:
+def run(
+    spec: SearchSpec,
+    on_event: Listener | None = None,
+    *,
+    started: float | None = None,
+    workers: Starting | None = None,
+) -> SearchResult:
     """Run a search that is fully specified.
 
     Args:
         spec: What to do.
         on_event: As for `search`.
         started: `time.monotonic()` at which the budget's time began; None takes now.
+        workers: Workers that come up already; None starts them once the data has been read.
 
     Raises:
         InputError: As for `search`.
@@ -81,21 +90,29 @@ def run(spec: SearchSpec, on_event: Listener | None = None, *, started: float | 
     notify = on_event or (lambda event: None)
     spec = replace(spec, out=spec.out or default_folder())
     folder = Path(str(spec.out))
-    check_folder(folder, resume=spec.resume, overwrite=spec.overwrite)
-    notify(Event("prepare"))
+    starting = [] if workers is None else [workers]
+
+    def start() -> None:
+        if not starting:
+            starting.append(Starting(spec))
+
     with terminating() as renew:
-        prepared = prepare(spec)
-        infeasible = prepared.infeasible()
-        # Before the folder is touched: workers that cannot be had are bad input like any other.
-        executor = None if infeasible else make(spec)
-        renew()
         try:
+            check_folder(folder, resume=spec.resume, overwrite=spec.overwrite)
+            notify(Event("prepare"))
+            prepared = prepare(spec, measure=True, gathered=start)
+            infeasible = prepared.infeasible()
+            # Before the folder is touched: workers that cannot be had are bad input like any other.
+            executor = None if infeasible else starting[0].take()
+            renew()
+            at = {**prepared.at, "workers there": time.monotonic()}
+            phases = {name: round(moment - began, 3) for name, moment in at.items()}
             opened = Journal.resume if spec.resume else partial(Journal.create, overwrite=spec.overwrite)
             with opened(folder, started=began) as journal:
-                return _Session(prepared, journal, notify).run(executor, infeasible)
+                return _Session(prepared, journal, notify, phases).run(executor, infeasible)
         finally:
-            if executor is not None:
-                executor.close()
+            for each in starting:
+                each.drop()
 
 
 def default_folder() -> str:
@@ -122,19 +139,21 @@ def environment() -> dict[str, Any]:
 class _Session:
     """One process's stretch of a search."""
 
-    def __init__(self, prepared: Prepared, journal: Journal, notify: Listener) -> None:
+    def __init__(self, prepared: Prepared, journal: Journal, notify: Listener, phases: dict[str, float]) -> None:
         from autopeft.tracking import Tracker, tracking_uri
 
         self._prepared, self._spec = prepared, prepared.spec
         self._folder = Path(journal.folder)
+        self._phases = phases
         self._notify = notify
         self._environment = environment()
         self._controller: Controller | None = None
         uri = tracking_uri(self._spec.tracking_uri, self._folder)
         name = self._spec.task.name or prepared.raw.source
         self._tracker = None if uri is None else Tracker(uri, f"autopeft/{name}", self._folder.name, self._folder)
-        offer = () if self._tracker is None else (self._tracker.offer,)
-        self._ledger = Ledger(journal, (*offer, self._tell))
+        self._snapshots = Snapshots()
+        self._ledger = Ledger(journal, (self._offer, self._tell))
+        self._began = self._ledger.used
         self._started = bool(journal.records)
 
     def run(self, executor: Executor | None, infeasible: NothingFeasible | None) -> SearchResult:
@@ -150,18 +169,23 @@ class _Session:
             self._ledger.note(repaired)
         if self._started:
             check_fingerprint(log.header.get("fingerprint", {}), self._prepared.fingerprint())
-            shut = check_opening(log, self._spec.budget)
+            shut = check_opening(log, self._spec.budget, until_decided=self._spec.until == "decided")
             if shut is not None:
                 self._notify(Event("note", {"text": shut}))
             if self._tracker is not None:
                 self._tracker.catch_up(self._ledger.journal.records)
         else:
             self._ledger.write(
-                "search_started", schema=1, version=__version__, **self._prepared.header(self._environment)
+                "search_started",
+                schema=1,
+                version=__version__,
+                **self._prepared.header(self._environment),
+                started=self._phases,
             )
             self._ledger.write("modules", map=self._prepared.modules(self._prepared.heads[0]).to_dict())
         sources = spec_to_dict(self._spec)["eval_sets"]
-        declare(self._ledger, self._prepared.eval_sets, sources, self._spec.budget)
+        decided = self._spec.until == "decided"
+        declare(self._ledger, self._prepared.eval_sets, sources, self._spec.budget, until_decided=decided)
         status, message = "found", None
         smallest: dict[str, float] | None = None
         fault: AutopeftError | None = None
@@ -186,11 +210,12 @@ class _Session:
     def _search(self, executor: Executor) -> None:
         spec, prepared = self._spec, self._prepared
         before = len(self._ledger.log.trials)
-        again = self._started and take_up(self._ledger, spec.budget, executor.slots)
+        decided = spec.until == "decided"
+        again = self._started and take_up(self._ledger, spec.budget, executor.slots, until_decided=decided)
         rules = Rules(
             budget=spec.budget,
             evidence=spec.evidence,
-            until_decided=spec.until == "decided",
+            until_decided=decided,
             heads=prepared.heads,
             train_rows=prepared.data.splits["train"].rows,
             validation_rows=prepared.data.splits["validation"].rows,
@@ -212,9 +237,25 @@ class _Session:
     def _tell(self, record: Record | None) -> None:
         if self._controller is None:
             return
-        shown = snapshot(self._controller)
-        event = Event("tick", {}, shown) if record is None else Event(record.type, record.data, shown)
-        self._notify(event)
+        with self._ledger.meter.of("display"):
+            if record is None and not self._snapshots.due():
+                return
+            shown = self._snapshots.take(self._controller, "tick" if record is None else record.type)
+            event = Event("tick", {}, shown) if record is None else Event(record.type, record.data, shown)
+            self._notify(event)
+
+    def _offer(self, record: Record) -> None:
+        if self._tracker is not None:
+            with self._ledger.meter.of("tracking"):
+                self._tracker.offer(record)
+
+    def _account(self) -> None:
+        """Journal what the search's own work took in this session."""
+        meter = self._ledger.meter
+        if self._tracker is not None:
+            meter.add("tracking", self._tracker.seconds)
+        seconds = {kind: round(value, 6) for kind, value in meter.seconds().items()}
+        self._ledger.write("overhead", seconds=seconds, wall=round(self._ledger.used - self._began, 6))
 
     def _finish(
         self, status: str, message: str | None, smallest: dict[str, float] | None, fault: AutopeftError | None
@@ -229,6 +270,7 @@ class _Session:
             self._ledger.note(f"the limit of {limit:.0f} s was passed by {used - limit:.1f} s")
         if self._tracker is not None:
             count_looks(self._ledger, self._tracker)
+        self._account()
         values = build_result(
             self._ledger,
             status=status,
@@ -239,6 +281,8 @@ class _Session:
         )
         if status == "found" and values["winner"] is None:
             values["status"], values["message"] = "failed", "no trial ended well; see the causes in report.html"
+        if status != "cancelled":
+            shutil.rmtree(states_folder(self._folder), ignore_errors=True)
         place_winner(self._folder, values)
         values["predictions"] = FinalRows(self._ledger).write()
         self._ledger.write("finished", status=values["status"], result=values)

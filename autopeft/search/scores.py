@@ -19,6 +19,10 @@ class Scores:
     Args:
         log: The journal, folded.
         arm: The arm.
+
+    Attributes:
+        marks: Rung -> the best score of tuned LoRA there; empty where no margin is given. The scores of one `Scores`
+            and another with the same marks are the same.
     """
 
     def __init__(self, log: SearchLog, arm: ArmName) -> None:
@@ -27,7 +31,7 @@ class Scores:
         margin = log.header.get("procedure", {}).get("margin")
         # Where rungs are judged by another metric than the final one the margin says nothing about them.
         self._margin: float | None = margin if arm == "space" and log.metric == self._metric else None
-        self._marks = self._best_baseline() if self._margin is not None else {}
+        self.marks: dict[int, float] = log.index.marks() if self._margin is not None else {}
 
     def view(self, trial: TrialLog) -> TrialView:
         """A trial as its strategy sees it."""
@@ -42,20 +46,11 @@ class Scores:
         return TrialView(trial.id, trial.index, values, scores, status, violation)
 
     def _score(self, trial: TrialLog, rung: int, score: float) -> float:
-        if self._margin is None or rung not in self._marks:
+        if self._margin is None or rung not in self.marks:
             return score
-        mark = self._marks[rung] - self._margin / 2
+        mark = self.marks[rung] - self._margin / 2
         if score < mark:
             return score
         # What keeps the mark is good enough: from there on a hundredth of the parameters is worth one margin.
         size = math.log10(max(1, self._log.configurations[trial.hash].adapter_params))
         return mark + self._margin * (6.0 - size / 2)
-
-    def _best_baseline(self) -> dict[int, float]:
-        """Rung -> the best score of tuned LoRA there."""
-        best: dict[int, float] = {}
-        for trial in self._log.trials.values():
-            if trial.arm == "baseline" and trial.purpose == "explore" and trial.status not in ("failed", "infeasible"):
-                for rung in trial.rungs:
-                    best[rung.rung] = max(best.get(rung.rung, -math.inf), rung.metrics[self._metric])
-        return best

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopeft.compose.base import Attention, DType, load_tokenizer, model_positions
+from autopeft.compose.base import DType, load_tokenizer, model_positions
 from autopeft.compose.identity import TOKENIZER_FILES, config_alone
 from autopeft.compose.planned import planned_base, unbuildable
-from autopeft.data.encode import encode, plan_of
+from autopeft.data.encode import plan_of
 from autopeft.data.estimate import estimate
 from autopeft.data.plan import TextPlan
+from autopeft.data.tokens import encode_once
 from autopeft.errors import InputError
-from autopeft.search.prepare import LONG_ROWS, gather, on_gpus, precision_here
+from autopeft.search.prepare import gather, on_gpus
 from autopeft.search.prepared import Prepared
 from autopeft.spec import SearchSpec
+from autopeft.trial.computing import by_rule, precision_here
 
 
 def sketch(spec: SearchSpec, device_tflops: float | None = None) -> Prepared:
@@ -38,9 +40,10 @@ def sketch(spec: SearchSpec, device_tflops: float | None = None) -> Prepared:
         data, told = estimate(raw, **limits)
         text = TextPlan(raw.kind, raw.text_columns, raw.prompt_column, data.max_length, raw.label_names)
     else:
-        data, told = encode(raw, tokenizer, **limits)
+        data, told = encode_once(raw, tokenizer, **limits)
         text = plan_of(raw, data, tokenizer)
-    attention: Attention = "sdpa" if gpu or data.max_length > LONG_ROWS else "eager"
+    computing = by_rule(gpu=gpu, longest=data.max_length, threads=1, precision=precision)
+    attention = computing.attention
     notes = [*raw.notes, *told, f"the frozen base would compute in {precision} with {attention} attention"]
     if spec.incumbent is not None:
         notes.append("The incumbent is not looked at: that needs the weights of its base.")
@@ -51,6 +54,7 @@ def sketch(spec: SearchSpec, device_tflops: float | None = None) -> Prepared:
         gpu=gpu,
         precision=precision,
         attention=attention,
+        computing=computing,
         memory_limit=spec.budget.max_memory,
         notes=tuple(notes),
         # They were read and checked; what they hold matters only to a search.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from autopeft.cost.time import StepCosts
+from autopeft.cost.time import KEPT, StepCosts
 from autopeft.errors import AutopeftError
 from autopeft.journal import RungLog
 from autopeft.search.arms import Arm
@@ -19,9 +19,12 @@ from autopeft.space.modules import ModuleMap
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Evaluate, Job, Pack, Train
+from autopeft.trial.latency import latency_seconds
 from autopeft.trial.pack_speed import pack_gain
 from autopeft.trial.setup import Progress
 
+MADE = 2048
+"""Configurations that are kept as values; the others are made again from the journal when they are asked for."""
 CAUTION = 1.3
 """So many times what is expected is kept for the finalists."""
 PATIENCE, GRACE_SECONDS, SHORTEST_LIMIT = 5.0, 30.0, 5.0
@@ -92,6 +95,7 @@ class State:
         slots: Workers.
 
     Attributes:
+        slots: Workers now.
         running: Slot -> its job.
         began: Slot -> seconds used when its job was handed out.
         progress: Slot -> how far its job is.
@@ -108,6 +112,10 @@ class State:
         self.progress: dict[int, Progress] = {}
         self.held: dict[str, int] = {}
         self.put_by: list[Train] = []
+        self._configurations: dict[str, Configuration] = {}
+        self._training: set[str] = set()
+        self._expected: dict[int, list[tuple[str, str, float]]] = {}
+        self._sums: dict[str, float] = {}
         self._make_field = field
         self._field: Field | None = None
         self._division = Division.from_dict(ledger.log.plan) if ledger.log.plan else None
@@ -137,16 +145,21 @@ class State:
     def bind(self, speed: Speed) -> Field:
         """Bind the arms, at the measured speed; step costs are learned from the journal where there are any."""
         self._field = self._make_field(self.head, speed)
+        done: list[tuple[RungLog, str, int]] = []
         for trial in self.ledger.log.trials.values():
             before = 0
             for rung in trial.rungs:
-                self._field.costs.observe(
-                    self.configuration(trial.hash),
-                    rung.rows - before,
-                    self._alone(rung),
-                    execution=self.execution(trial.hash),
-                )
+                done.append((rung, trial.hash, rung.rows - before))
                 before = rung.rows
+        # In the order in which they ran; what came before the latest of them does not count any more.
+        for rung, hash, rows in sorted(done, key=lambda job: job[0].used)[-KEPT:]:
+            self._field.costs.observe(
+                self.configuration(hash),
+                rows,
+                self._alone(rung),
+                execution=self.execution(hash),
+                looked_up=rung.looked_up,
+            )
         return self._field
 
     @property
@@ -157,7 +170,7 @@ class State:
     @property
     def finals(self) -> Finals:
         """Everything about finalists."""
-        return Finals(self.ledger, self.division, tuple(self.field.arms))
+        return Finals(self.ledger, replace(self.division, workers=self.slots), tuple(self.field.arms))
 
     def explore_until(self) -> float | None:
         """Seconds used at which exploring ends: later than planned where the finalists cannot use all their time."""
@@ -177,6 +190,7 @@ class State:
         """Journal the finalists."""
         self.finals.name(
             seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
+            once=self.latency_seconds(),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
             front=self.rules.objective == "pareto",
@@ -184,7 +198,14 @@ class State:
 
     def configuration(self, hash: str) -> Configuration:
         """A configuration by its hash."""
-        return Configuration.from_dict(self.ledger.log.configurations[hash].configuration)
+        found = self._configurations.pop(hash, None)
+        if found is None:
+            found = Configuration.from_dict(self.ledger.log.configurations[hash].configuration)
+        # The one asked for last stands last; the first one goes.
+        self._configurations[hash] = found
+        if len(self._configurations) > MADE:
+            del self._configurations[next(iter(self._configurations))]
+        return found
 
     def execution(self, hash: str) -> Execution:
         """How the batches of a configuration are computed."""
@@ -214,7 +235,7 @@ class State:
     def _own_rate(self, hash: str) -> float | None:
         """Seconds per row that training this very configuration has taken; None before it has run."""
         rows, seconds = 0, 0.0
-        for trial in self.ledger.log.of_configuration(hash):
+        for trial in self.ledger.log.index.of_hash(hash):
             rows += trial.rows
             seconds += sum(self._alone(rung) for rung in trial.rungs)
         return seconds / rows if rows and seconds > 0 else None
@@ -232,6 +253,12 @@ class State:
     def evaluation_seconds(self, rows: int) -> float:
         """Expected seconds of a whole evaluation, generated answers included."""
         return rows * self.division.speed.evaluate + self.division.speed.generate
+
+    def latency_seconds(self) -> float:
+        """Expected seconds of measuring a configuration's latency."""
+        budget = self.rules.budget
+        limited, merged = budget.max_latency_overhead is not None, budget.target == "merged"
+        return latency_seconds(self.division.speed.evaluate, limited=limited, merged=merged)
 
     def busy(self) -> float:
         """Seconds that workers have computed until now, running jobs included."""
@@ -258,18 +285,47 @@ class State:
         return max(least, min(limits))
 
     def training(self) -> set[str]:
-        """Trials that run right now."""
-        return {job.trial for job in self.trains()}
+        """Trials that run right now, or wait for a slot; not to be changed."""
+        return self._training | {job.trial for job in self.put_by} if self.put_by else self._training
 
-    def trains(self) -> Iterator[Train]:
-        """The training that is under way: jobs that run, also together with others, and those that wait for a slot."""
-        for job in self.running.values():
-            if isinstance(job, Pack):
-                yield from job.members
-            elif isinstance(job, Train):
-                yield job
-        yield from self.put_by
+    def occupy(self, slot: int, job: Job) -> None:
+        """A job has been handed out, in the place of what the slot had."""
+        self.release(slot)
+        self.running[slot] = job
+        self.began[slot] = self.ledger.used
+        expected = [(each.trial, *self._due(each)) for each in _trains(job)]
+        for trial, arm, seconds in expected:
+            self._training.add(trial)
+            self._sums[arm] = self._sums.get(arm, 0.0) + seconds
+        if expected:
+            self._expected[slot] = expected
+
+    def release(self, slot: int) -> None:
+        """A job has come to its end, well or not."""
+        self.running.pop(slot, None)
+        self.progress.pop(slot, None)
+        for trial, arm, seconds in self._expected.pop(slot, ()):
+            self._training.discard(trial)
+            self._sums[arm] -= seconds
+        if not self._expected:
+            # What rounding has left.
+            self._sums.clear()
+
+    def expected(self, arm: str) -> float:
+        """Seconds that the jobs of an arm that run, or wait for a slot, are expected to take."""
+        waiting = [self._due(job) for job in self.put_by]
+        return self._sums.get(arm, 0.0) + sum(seconds for name, seconds in waiting if name == arm)
+
+    def _due(self, job: Train) -> tuple[str, float]:
+        """The arm of a job, and the seconds that it is expected to take."""
+        trial = self.ledger.log.trials[job.trial]
+        return trial.arm, self.seconds(trial.hash, job.rows_to - job.rows_from, final=job.final)
 
     def evaluating(self, name: str) -> bool:
         """Whether an evaluation of this name runs right now."""
         return any(isinstance(job, Evaluate) and job.name == name for job in self.running.values())
+
+
+def _trains(job: Job) -> tuple[Train, ...]:
+    """The training in a job."""
+    return job.members if isinstance(job, Pack) else (job,) if isinstance(job, Train) else ()

@@ -146,9 +146,8 @@ class BoundSpace(ABC):
         low, high = (0.0, 0.0) if self.values.faithful else self.values.rate_offset
         rates = {}
         for name in self.methods:
-            rate = self.values.rate(name)
-            span = [min(max(rate.default * math.exp(offset), rate.low), rate.high) for offset in (low, high)]
-            rates[name] = [span[0], rate.default, span[1]]
+            lowest, highest = self.values.rate_range(name)
+            rates[name] = [lowest, self.values.rate(name).default, highest]
         least = self.smallest().adapter_params(self.modules)
         params = {"least": least, "most": self.largest_params, "limit": ends}
         return {"params": params, "rates": rates, "rate_offset": [low, high]}

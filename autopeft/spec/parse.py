@@ -13,7 +13,7 @@ from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_
 from autopeft.spec.budget import TARGETS, Budget
 from autopeft.spec.eval_sets import parse_eval_sets
 from autopeft.spec.fields import Fields, read_pack, read_text, suggest
-from autopeft.spec.search import EVIDENCE, EXECUTORS, OBJECTIVES, SearchSpec
+from autopeft.spec.search import ATTENTIONS, EVIDENCE, EXECUTORS, OBJECTIVES, PRECISIONS, SearchSpec
 from autopeft.spec.stored import as_given, spec_to_dict
 from autopeft.spec.task import HEADS, KINDS, METRICS, Metric, Task
 from autopeft.spec.yamlfile import read_yaml, read_yaml_file
@@ -161,6 +161,10 @@ def _ratio(value: Any) -> float:
     return number
 
 
+def _bytes_or_none(value: Any) -> int:
+    return 0 if str(value).strip() == "0" else parse_bytes(value)
+
+
 def parse_search(values: Mapping[str, Any]) -> SearchSpec:
     """A whole search from plain values.
 
@@ -183,6 +187,7 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
     overwrite, resume = fields.flag("overwrite", False), fields.flag("resume", False)
     if overwrite and resume:
         fields.problem("overwrite", True, "cannot go with resume, which keeps the run folder", "Give one of the two.")
+    workers, max_workers = _workers(fields)
     out = _path(fields, "out")
     if resume and out is None and "out" not in {problem.field for problem in fields.problems}:
         fields.problem("out", None, "is required to resume", "Name the run folder.")
@@ -199,19 +204,34 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         within=fields.number("within", None, low=1e-6, high=1e6),
         objective=fields.choice("objective", OBJECTIVES, "best"),
         overrides=tuple((name, value) for name, value in changes if name.split(".")[0] in ("space", "strategy")),
-        workers=fields.number("workers", None, low=1, high=4096, whole=True),
+        workers=workers,
+        max_workers=max_workers,
         gpus_per_trial=fields.number("gpus_per_trial", None, low=0, high=64),
         pack=fields.take("pack", read_pack, "auto", "Give auto, off, or how many trials a worker trains together."),
         executor=fields.choice("executor", EXECUTORS, "ray"),
         ray_address=fields.text("ray_address"),
+        cache_bytes=fields.take("cache_bytes", _bytes_or_none, None, "Give bytes, for example 4GiB, or 0."),
         seed=fields.number("seed", 0, low=0, high=2**31 - 1, whole=True),
         out=out,
         overwrite=overwrite,
         resume=resume,
         tracking_uri=fields.text("tracking_uri"),
+        precision=fields.choice("precision", PRECISIONS, "auto"),
+        attention=fields.choice("attention", ATTENTIONS, "auto"),
     )
     fields.finish()
     return spec
+
+
+def _workers(fields: Fields) -> tuple[int | None, int | None]:
+    """How many workers, and the most that follow a cluster."""
+    if fields.values.get("workers") == "auto":
+        fields.values = {**fields.values, "workers": None}
+    workers = fields.number("workers", None, low=1, high=4096, whole=True)
+    most = fields.number("max_workers", None, low=1, high=4096, whole=True)
+    if most is not None and fields.values.get("ray_address") is None:
+        fields.problem("max_workers", most, "needs a cluster that can grow", "Give ray_address, or workers instead.")
+    return workers, most
 
 
 def checked(spec: SearchSpec) -> SearchSpec:

@@ -56,6 +56,10 @@ def _halving(options: dict[str, Any]) -> Halving:
         return Asha(float(options["eta"]))
     if options["name"] == "hyperband":
         return Hyperband(float(options["eta"]))
+    if options["name"] == "curve":
+        from autopeft.strategy.curves import Curve
+
+        return Curve(float(options["eta"]), float(options["chance"]), int(options["minimum"]))
     if options["name"] == "median":
         return Median(int(options["minimum"]))
     return NoHalving()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
 from autopeft.strategy.base import Decision, Halving, TrialView
-from autopeft.strategy.samplers import usable
+from autopeft.strategy.trials import Trials, median, middle, usable
 
 
 class NoHalving(Halving):
@@ -20,8 +19,7 @@ class NoHalving(Halving):
 
     def promote(self, trials: Sequence[TrialView], rungs: int) -> str | None:
         """The first paused trial, if something else paused one."""
-        paused = [trial for trial in trials if trial.status == "paused" and 0 < len(trial.scores) < rungs]
-        return min(paused, key=lambda trial: trial.index).trial if paused else None
+        return next((trial.trial for trial in Trials.of(trials).paused() if len(trial.scores) < rungs), None)
 
 
 class Asha(Halving):
@@ -46,8 +44,8 @@ class Asha(Halving):
 
     def judge(self, trial: TrialView, trials: Sequence[TrialView], rungs: int) -> Decision:
         """Goes on in the best 1/eta of its rung, pauses otherwise."""
-        rung = len(trial.scores) - 1
-        reached = _at(rung, trials)
+        rung, known = len(trial.scores) - 1, Trials.of(trials)
+        reached = known.reached(rung)
         places = math.floor(len(reached) / self._eta)
         own = trial.scores[rung]
         best = f"best 1/{self._eta:g}"
@@ -56,22 +54,23 @@ class Asha(Halving):
             return Decision(
                 "pause", f"{own:.4g} at rung {rung}: only {_count(len(reached))} there, {wanted} are needed"
             )
-        winners = reached[:places]
-        threshold = winners[-1].scores[rung]
+        threshold = -reached[places - 1][0]
         where = f"({threshold:.4g}) of {_count(len(reached))} at rung {rung}"
-        if any(winner.trial == trial.trial for winner in winners):
+        if usable(trial) and known.rank(trial, rung) < places:
             return Decision("continue", f"{own:.4g} is in the {best} {where}")
         relation = "below" if own < threshold else "level with, but later than,"
         return Decision("pause", f"{own:.4g} is {relation} the {best} {where}")
 
     def promote(self, trials: Sequence[TrialView], rungs: int) -> str | None:
         """The best paused trial of the highest rung where one is in the best 1/eta."""
+        return next(self.promotable(Trials.of(trials), rungs), None)
+
+    def promotable(self, known: Trials, rungs: int) -> Iterator[str]:
+        """The best paused trial of every rung where it is in the best 1/eta, the highest rung first."""
         for rung in range(rungs - 2, -1, -1):
-            reached = _at(rung, trials)
-            for trial in reached[: math.floor(len(reached) / self._eta)]:
-                if trial.status == "paused" and len(trial.scores) == rung + 1:
-                    return trial.trial
-        return None
+            reached, waiting = known.reached(rung), known.waiting(rung)
+            if waiting is not None and bisect_left(reached, waiting) < math.floor(len(reached) / self._eta):
+                yield waiting[2]
 
 
 class Hyperband(Halving):
@@ -114,9 +113,9 @@ class Hyperband(Halving):
                 return promoted
         return None
 
-    def _rivals(self, bracket: int, trials: Sequence[TrialView], rungs: int) -> list[TrialView]:
-        deal = self._deal(rungs)
-        return [trial for trial in trials if deal[trial.index % len(deal)] == bracket]
+    def _rivals(self, bracket: int, trials: Sequence[TrialView], rungs: int) -> Trials:
+        parts = Trials.of(trials).split(("hyperband", self._eta, rungs), lambda trial: self.bracket(trial.index, rungs))
+        return parts.get(bracket) or Trials()
 
     def _deal(self, rungs: int) -> tuple[int, ...]:
         """The brackets of one round of trials, each bracket spread evenly over it."""
@@ -149,25 +148,19 @@ class Median(Halving):
     def judge(self, trial: TrialView, trials: Sequence[TrialView], rungs: int) -> Decision:
         """Stops below the median of its rung."""
         rung = len(trial.scores) - 1
-        reached = _at(rung, trials)
+        reached = Trials.of(trials).reached(rung)
         best = max(trial.scores)
         if len(reached) < self._minimum:
             return Decision("continue", f"{best:.4g} at rung {rung}: only {_count(len(reached))} there to compare with")
-        median = float(np.median([other.scores[rung] for other in reached]))
-        where = f"the median ({median:.4g}) of {_count(len(reached))} at rung {rung}"
-        if best < median:
+        halfway = median([-place[0] for place in middle(reached)])
+        where = f"the median ({halfway:.4g}) of {_count(len(reached))} at rung {rung}"
+        if best < halfway:
             return Decision("stop", f"{best:.4g} is below {where}")
         return Decision("continue", f"{best:.4g} is not below {where}")
 
     def promote(self, trials: Sequence[TrialView], rungs: int) -> str | None:
         """None: the rule pauses nothing."""
         return None
-
-
-def _at(rung: int, trials: Sequence[TrialView]) -> list[TrialView]:
-    """The trials that have reached a rung and may win, best first; the earlier one of equals first."""
-    reached = [trial for trial in trials if len(trial.scores) > rung and usable(trial)]
-    return sorted(reached, key=lambda trial: (-trial.scores[rung], trial.index, trial.trial))
 
 
 def _count(trials: int) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from autopeft.space.configuration import Scalar
 from autopeft.space.dimension import Choice, Dimension, Real, Values
 from autopeft.strategy.base import Sampler, TrialView
+from autopeft.strategy.trials import Trials
 
 Prior = Callable[[int], Values]
 """Point number i of the space's stratified prior: the same point whenever it is asked for."""
@@ -47,19 +48,7 @@ def estimates(trials: Sequence[TrialView]) -> dict[str, float]:
     Returns:
         Trial id -> estimate.
     """
-    scored = [trial for trial in trials if usable(trial)]
-    top = max((len(trial.scores) for trial in scored), default=0)
-    lift = [0.0] * max(top, 1)
-    for rung in range(top - 2, -1, -1):
-        gains = [trial.scores[rung + 1] - trial.scores[rung] for trial in scored if len(trial.scores) > rung + 1]
-        lift[rung] = lift[rung + 1] + float(np.median(gains))
-    return {trial.trial: trial.scores[-1] + lift[len(trial.scores) - 1] for trial in scored}
-
-
-def usable(trial: TrialView) -> bool:
-    """Whether a trial's scores say something about its point: it has some, all finite, and is allowed."""
-    allowed = trial.status not in ("failed", "infeasible")
-    return allowed and bool(trial.scores) and all(math.isfinite(value) for value in trial.scores)
+    return {trial.trial: estimate for estimate, trial in Trials.of(trials).best()}
 
 
 def mutate(values: Values, dimensions: Sequence[Dimension], rng: np.random.Generator) -> dict[str, Scalar]:

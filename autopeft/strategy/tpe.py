@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import datetime
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.space.configuration import Scalar
 from autopeft.space.dimension import Choice, Dimension, Values
 from autopeft.strategy.base import Sampler, TrialView
-from autopeft.strategy.samplers import Prior, estimates, inside, mutate, position
+from autopeft.strategy.samplers import Prior, inside, mutate, position
+from autopeft.strategy.trials import Trials, usable
+
+EPOCH = datetime.datetime.fromtimestamp(0)
+"""When Optuna is told that trials ran: it does not ask."""
 
 
 class TPESampler(Sampler):
@@ -73,70 +82,79 @@ class TPESampler(Sampler):
         self._prior_share = prior_share
         self._mutate = mutate
         self._mutate_from = 3 * startup if mutate_from is None else mutate_from
+        self._places: dict[str, tuple[Values, dict[str, float | int] | None]] = {}
         self._distributions = {d.name: _distribution(d) for d in self._dimensions}
 
     def propose(self, index: int, trials: Sequence[TrialView]) -> Values:
         """A point of the prior, a neighbour of a good point, or the estimator's; see the class."""
         rng = np.random.default_rng([self._seed, index])
         draw = float(rng.random())
-        ranked = {name: value for name, value in estimates(trials).items() if np.isfinite(value)}
-        known = [trial for trial in trials if inside(trial.values, self._dimensions)]
-        scored = [trial for trial in known if trial.trial in ranked]
-        infeasible = [trial for trial in known if trial.status == "infeasible"]
-        enough = index >= self._startup and len(scored) + len(infeasible) >= self._startup
-        if not self._dimensions or not enough or draw < self._prior_share:
+        known = Trials.of(trials)
+        settled = len(self._some(known.latest(), self._startup))
+        if not self._dimensions or index < self._startup or settled < self._startup or draw < self._prior_share:
             return dict(self._prior(index))
-        if index >= self._mutate_from and scored and draw < self._prior_share + self._mutate:
-            best = sorted(scored, key=lambda trial: (-ranked[trial.trial], trial.index))[:3]
-            return self._fresh_neighbour(best[int(rng.integers(len(best)))], known, rng)
+        if index >= self._mutate_from and draw < self._prior_share + self._mutate:
+            best = self._some((view for _, view in known.best()), 3)
+            if best:
+                return self._fresh_neighbour(best[int(rng.integers(len(best)))], known, rng)
+        lifts = known.lifts()
         shown = [
-            _frozen(self._internal(trial.values), self._distributions, trial, ranked.get(trial.trial))
-            for trial in self._seen(known, scored, infeasible, ranked)
+            _Shown(
+                self._encoded(trial),
+                self._distributions,
+                trial,
+                trial.scores[-1] + lifts[len(trial.scores) - 1] if usable(trial) else None,
+            )
+            for trial in self._seen(known)
         ]
         return self._ask(shown, int(rng.integers(2**32)))
 
-    def _seen(
-        self,
-        known: Sequence[TrialView],
-        scored: Sequence[TrialView],
-        infeasible: Sequence[TrialView],
-        ranked: dict[str, float],
-    ) -> list[TrialView]:
+    def _seen(self, known: Trials) -> list[TrialView]:
         """The trials shown: those running without a score, and of the rest the best and the latest."""
-        latest_first = sorted([*scored, *infeasible], key=lambda trial: -trial.index)
-        best_first = sorted(scored, key=lambda trial: (-ranked[trial.trial], trial.index))
-        chosen = {trial.trial: trial for trial in best_first[: self._window // 2]}
-        for trial in latest_first:
-            if len(chosen) >= self._window:
-                break
-            chosen.setdefault(trial.trial, trial)
-        running = [trial for trial in known if trial.status == "running" and trial.trial not in ranked]
-        for trial in running[-self._window :]:
-            chosen[trial.trial] = trial
+        chosen = {view.trial: view for view in self._some((view for _, view in known.best()), self._window // 2)}
+        latest = (view for view in known.latest() if view.trial not in chosen)
+        chosen |= {view.trial: view for view in self._some(latest, self._window - len(chosen))}
+        chosen |= {view.trial: view for view in self._some(known.unscored(), self._window // 2)}
         return sorted(chosen.values(), key=lambda trial: (trial.index, trial.trial))
 
-    def _fresh_neighbour(
-        self, parent: TrialView, known: Sequence[TrialView], rng: np.random.Generator
-    ) -> dict[str, Scalar]:
-        tried = [dict(trial.values) for trial in known]
+    def _some(self, views: Iterable[TrialView], count: int) -> list[TrialView]:
+        """The first so many that the encoding can express."""
+        return list(islice((view for view in views if self._encoded(view) is not None), count))
+
+    def _fresh_neighbour(self, parent: TrialView, known: Trials, rng: np.random.Generator) -> dict[str, Scalar]:
         point = mutate(parent.values, self._dimensions, rng)
         for _ in range(10):
-            if point not in tried:
+            if not known.tried(point):
                 break
             # A small space may have no untried neighbour: walk on from the one that is taken.
             point = mutate(point, self._dimensions, rng)
         return point
 
-    def _internal(self, values: Values) -> dict[str, float | int]:
-        """A point in Optuna's terms: choices by their place, since 1, 1.0 and True are one category to it."""
-        return {d.name: _place(d, values[d.name]) for d in self._dimensions}
+    def _encoded(self, trial: TrialView) -> dict[str, float | int] | None:
+        """A point in Optuna's terms: choices by their place, since 1, 1.0 and True are one category to it.
+
+        None for a point that the encoding cannot express. It is remembered for the trials that were asked about last.
+        """
+        found = self._places.pop(trial.trial, None)
+        if found is None or found[0] is not trial.values:
+            legal = inside(trial.values, self._dimensions)
+            places = {d.name: _place(d, trial.values[d.name]) for d in self._dimensions} if legal else None
+            found = (trial.values, places)
+        self._places[trial.trial] = found
+        if len(self._places) > 4 * self._window:
+            del self._places[next(iter(self._places))]
+        return found[1]
 
     def _ask(self, shown: Sequence[FrozenTrial], seed: int) -> dict[str, Scalar]:
         # The startup is counted here, over all trials; a study that shows only a window of them must not count again.
         sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=seed)
         with _quiet():
-            study = optuna.create_study(direction="maximize", sampler=sampler)
-        study.add_trials(shown)
+            storage = InMemoryStorage()
+            number = storage.create_new_study([StudyDirection.MAXIMIZE], "question")
+            for trial in shown:
+                # `Study.add_trial` would check again what every question checks of every trial.
+                storage.create_new_trial(number, trial)
+            study = optuna.load_study(study_name="question", storage=storage, sampler=sampler)
         answer = study.ask(dict(self._distributions)).params
         point: dict[str, Scalar] = {}
         for dimension in self._dimensions:
@@ -148,12 +166,31 @@ class TPESampler(Sampler):
         return point
 
 
+class _Once:
+    """Distributions of one sampler are compared thousands of times a question, and mostly with themselves."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+class _Float(_Once, FloatDistribution): ...
+
+
+class _Int(_Once, IntDistribution): ...
+
+
+class _Categorical(_Once, CategoricalDistribution): ...
+
+
 def _distribution(dimension: Dimension) -> BaseDistribution:
     if not isinstance(dimension, Choice):
-        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+        return _Float(dimension.low, dimension.high, log=dimension.log)
     if dimension.ordered:
-        return IntDistribution(0, len(dimension.options) - 1)
-    return CategoricalDistribution(tuple(range(len(dimension.options))))
+        return _Int(0, len(dimension.options) - 1)
+    return _Categorical(tuple(range(len(dimension.options))))
 
 
 def _place(dimension: Dimension, value: Scalar) -> float | int:
@@ -164,21 +201,28 @@ def _place(dimension: Dimension, value: Scalar) -> float | int:
     return float(value)
 
 
-def _frozen(
-    params: dict[str, float | int],
-    distributions: dict[str, BaseDistribution],
-    trial: TrialView,
-    estimate: float | None,
-) -> FrozenTrial:
-    if trial.status == "infeasible":
-        # Infinite and missing violations still have to sort behind the measured ones.
-        over = trial.violation if 0 < trial.violation < 1e6 else 1e6
-        return create_trial(
-            state=TrialState.PRUNED, params=params, distributions=distributions, constraints={"limits": over}
-        )
-    if estimate is not None:
-        return create_trial(state=TrialState.COMPLETE, value=estimate, params=params, distributions=distributions)
-    return create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+class _Shown(FrozenTrial):
+    """A trial as Optuna sees it. Nobody changes its values, so that a study's own copy may share them."""
+
+    def __init__(
+        self,
+        places: dict[str, float | int] | None,
+        distributions: dict[str, BaseDistribution],
+        trial: TrialView,
+        estimate: float | None,
+    ) -> None:
+        state, value = TrialState.RUNNING, None
+        if trial.status == "infeasible":
+            state = TrialState.PRUNED
+        elif estimate is not None:
+            state, value = TrialState.COMPLETE, estimate
+        super().__init__(-1, state, value, EPOCH, EPOCH, dict(places or {}), distributions, {}, {}, {}, -1)
+        if state is TrialState.PRUNED:
+            # Infinite and missing violations still have to sort behind the measured ones.
+            self.set_constraint("limits", trial.violation if 0 < trial.violation < 1e6 else 1e6)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Shown:
+        return copy.copy(self)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,7 @@ HALVINGS: dict[str, dict[str, Option]] = {
     "none": {},
     "asha": {"eta": _ETA, "rungs": _RUNGS},
     "hyperband": {"eta": _ETA, "rungs": _RUNGS},
+    "curve": {"eta": _ETA, "rungs": _whole(4, 3, 8), "chance": _share(0.05), "minimum": _whole(4, 3, 1000)},
     "median": {"eta": _ETA, "rungs": _RUNGS, "minimum": _whole(4, 2, 1000)},
 }
 """Halving rule -> its options; ``eta`` is also the ratio of rows between neighbouring rungs."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from autopeft import catalogue
 from autopeft.cost.memory import Fit
 from autopeft.cost.time import StepCosts
 from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
+from autopeft.executors.simulated import World as AnyWorld
 from autopeft.journal import Journal, SearchLog
 from autopeft.search.arms import Arm, Gate
 from autopeft.search.controller import Controller
@@ -23,7 +25,6 @@ from autopeft.space.modules import ModuleMap
 from autopeft.spec import Budget
 from autopeft.strategy import build
 from autopeft.strategy.jobs import Arm as ArmName
-from autopeft.testing.worlds import SyntheticWorld
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import speed_configuration
 
@@ -70,7 +71,7 @@ def field_of(
 
 def simulated_search(
     folder: Path,
-    world: SyntheticWorld,
+    world: World,
     budget: Budget,
     *,
     modules: ModuleMap,
@@ -78,8 +79,11 @@ def simulated_search(
     strategy: str = "tpe-asha",
     evidence: str = "standard",
     margin: float | None = None,
+    until_decided: bool = False,
+    objective: str = "best",
     seed: int = 0,
     slots: int = 2,
+    watch: Callable[[Ledger], None] = lambda ledger: None,
 ) -> SearchLog:
     """Run one search on the virtual clock, from the probes to the test scores.
 
@@ -93,8 +97,11 @@ def simulated_search(
         strategy: As `field_of`.
         evidence: ``quick``, ``standard`` or ``strict``.
         margin: Of ``--within``, as a share: 0.005 for half a point.
+        until_decided: ``--until decided``.
+        objective: ``best`` or ``pareto``.
         seed: Of the search.
         slots: Workers.
+        watch: Called with the journal after every event.
 
     Returns:
         The journal, folded.
@@ -119,9 +126,19 @@ def simulated_search(
         ledger = Ledger(journal)
         ledger.write("search_started", **header)
         rules = Rules(
-            budget, evidence, False, ("mean",), TRAIN_ROWS, world.rows, TEST_ROWS, "hash", incumbent=None, seed=seed
+            budget,
+            evidence,
+            until_decided,
+            ("mean",),
+            TRAIN_ROWS,
+            world.rows,
+            TEST_ROWS,
+            "hash",
+            incumbent=None,
+            seed=seed,
+            objective=objective,
         )
-        controller = Controller(ledger, rules, field, slots=slots)
+        controller = Controller(ledger, rules, field, slots=slots, on_tick=lambda: watch(ledger))
         SimulatedExecutor(slots, world, clock).run(controller, cast(WorkSetup, _Folder(str(folder))))
         return ledger.log
 
@@ -129,6 +146,12 @@ def simulated_search(
 def _bytes(configuration: Configuration, execution: Execution | None) -> int:
     """What training anything takes in these searches."""
     return 5000
+
+
+class World(AnyWorld, Protocol):
+    """What would happen, on so many validation rows."""
+
+    rows: int
 
 
 class _Folder:

@@ -93,6 +93,7 @@ class Tracker:
         self._closing = threading.Event()
         self._log = SearchLog()
         self._latest = -1
+        self._computed = 0.0
         self._runs: Runs | None = None
         self._error: str | None = None
         self._settled = False
@@ -125,6 +126,11 @@ class Tracker:
         self._queue.put(question)
         question.answered.wait(wait)
         return question.answer
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the processor that following the search has taken until now; waiting for MLflow is not in it."""
+        return self._computed
 
     @property
     def error(self) -> str | None:
@@ -206,6 +212,7 @@ class Tracker:
         with self._guard:
             self._cursor.cursor = record.seq
             self._save()
+        self._computed = time.thread_time()
 
     def _answer(self, question: Question) -> None:
         """Asked once: nobody waits for a second answer."""

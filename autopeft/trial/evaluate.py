@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,13 +12,13 @@ from torch import nn
 from transformers import StoppingCriteria
 
 from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.lookup import Entry
 from autopeft.cost.step import StepTensors, answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.data.encoded import Array, Batch, EncodedSplit
 from autopeft.trial.clock import JobClock
 from autopeft.trial.setup import WorkSetup
 
-EVALUATION_ROWS = 32
 GENERATED_ROWS = 24
 LOGIT_POSITIONS = 2048
 """Positions per batch for language models, whose logits are as wide as the vocabulary."""
@@ -67,7 +67,7 @@ def batches_of(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[B
     """Some rows of a split in padded batches, the longest first."""
     wanted = np.zeros(split.rows, dtype=bool)
     wanted[rows] = True
-    for group in evaluation_batches(split, EVALUATION_ROWS):
+    for group in evaluation_batches(split, setup.evaluation_rows):
         group = group[wanted[group]]
         if setup.kind == "causal_lm" and len(group):
             step = max(1, LOGIT_POSITIONS // int(split.lengths[group].max()))
@@ -86,6 +86,7 @@ def outputs(
     *,
     rows: Array,
     clock: JobClock | None = None,
+    entry: Callable[[Array, int], Entry] | None = None,
 ) -> dict[str, Array]:
     """The per-example outputs that metrics are computed from.
 
@@ -96,6 +97,7 @@ def outputs(
         device: Where the model is.
         rows: int64 `[n]`: the rows to use, sorted.
         clock: The job's clock, asked after every batch.
+        entry: Row numbers and padded length -> where their forward pass begins; None for whole ones.
 
     Raises:
         TrialFailure: ``timeout`` past the clock's limit.
@@ -117,10 +119,12 @@ def outputs(
 
     for batch in batches_of(split, rows, setup):
         clock.check()
+        beginning = nullcontext() if entry is None else entry(batch.rows, batch.input_ids.shape[1]).passing()
         if setup.kind == "causal_lm":
-            put("log_likelihood", batch, _answer_log_likelihood(model, batch, setup, device))
+            with beginning:
+                put("log_likelihood", batch, _answer_log_likelihood(model, batch, setup, device))
             continue
-        with autocast(setup, device):
+        with autocast(setup, device), beginning:
             logits = model(**tensors(batch, device))
         labels = torch.from_numpy(batch.labels).to(device)
         for name, values in label_outputs(logits, labels, setup.kind).items():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from autopeft.compose.adapt import AdaptedModel
-from autopeft.cost.latency import Forward, overhead
+from autopeft.cost.latency import Forward, overhead, overhead_seconds
 from autopeft.cost.step import StepTensors, answer_logits, step_tensors
 from autopeft.data.batches import evaluation_batches, pad
 from autopeft.trial.setup import WorkSetup
@@ -14,12 +14,39 @@ from autopeft.trial.setup import WorkSetup
 LATENCY_ROWS = 16
 MOST_SECONDS = 4.0
 """For each of the two ratios of a finalist, about: a large model gets fewer turns."""
+LIMITED_SECONDS = 20.0
+"""The same where a limit is held against the ratios: of every trial."""
+LONGEST = 60.0
+"""Seconds that the batch may take at one turn: of a very large model it has fewer rows."""
+
+
+def patience(*, limited: bool) -> float:
+    """After how many seconds one turn is enough.
+
+    Args:
+        limited: Whether a limit is held against the ratios.
+    """
+    return LIMITED_SECONDS if limited else MOST_SECONDS
+
+
+def latency_seconds(row: float, *, limited: bool, merged: bool) -> float:
+    """Seconds that measuring a trial's latency takes, about.
+
+    Args:
+        row: Seconds of evaluating a row.
+        limited: Whether a limit is held against the ratios.
+        merged: Whether the adapter is served merged: nothing is run.
+    """
+    most = patience(limited=limited)
+    return overhead_seconds(row, LATENCY_ROWS, merged=merged, most_seconds=most, longest=LONGEST)
 
 
 def measure_latency(
     model: AdaptedModel, bare: AdaptedModel, setup: WorkSetup, device: torch.device, *, most_seconds: float
 ) -> dict[int, float]:
     """Rows in a batch -> time of a forward pass over the bare base's: for one row, and for 16 or all there are.
+
+    Of a model of which a batch takes longer than `LONGEST` it has fewer rows.
 
     Args:
         model: The adapted model; put into evaluation mode.
@@ -39,6 +66,7 @@ def measure_latency(
         merged=setup.merged,
         autocast_dtype=precision,
         most_seconds=most_seconds,
+        longest=LONGEST,
     )
 
 

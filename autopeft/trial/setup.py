@@ -33,8 +33,12 @@ class WorkSetup:
         merged: Whether the winner is to be served merged into the base: it then costs nothing when it is used.
         max_adapter_size: The limit of the budget on the adapter's folder, or None.
         target: What must load the winner.
+        cache_bytes: What kept hidden states of frozen blocks may take on a node; 0 keeps none, None takes a share of
+            its memory.
         tokenizer: For language models, to read generated answers; None otherwise.
         meta: Stored with every adapter: how new rows are tokenised.
+        evaluation_rows: Rows of an evaluation batch.
+        threads: Threads that a worker computes with.
     """
 
     base: SharedBase
@@ -55,8 +59,11 @@ class WorkSetup:
     merged: bool = False
     max_adapter_size: int | None = None
     target: str = "any"
+    cache_bytes: int | None = None
     tokenizer: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
+    evaluation_rows: int = 32
+    threads: int = 1
 
     @property
     def path(self) -> Path:

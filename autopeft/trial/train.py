@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from autopeft.compose.adapt import AdaptedModel
+from autopeft.compose.host import spare_casts
 from autopeft.compose.layers import reseed
+from autopeft.compose.lookup import Entry
 from autopeft.cost.live import LiveBytes, measure
 from autopeft.cost.step import StepTensors, compute_gradients, micro_batches, train_step
 from autopeft.data.batches import TrainStream, pad
 from autopeft.data.encoded import Array
 from autopeft.strategy.jobs import Train
 from autopeft.trial.clock import JobClock
+from autopeft.trial.frozen import FrozenPrefix
 from autopeft.trial.schedule import factor
 from autopeft.trial.setup import Progress, WorkSetup
 
@@ -30,7 +34,7 @@ class TrainResult:
 
     Attributes:
         rows: Rows trained.
-        seconds: Wall seconds.
+        seconds: Wall seconds, without those that computing hidden states to keep took.
         losses: `(rows, mean loss)` of every step.
         peak_bytes: Live tensor bytes of the measured step, or None.
     """
@@ -76,6 +80,7 @@ def run(
     clock: JobClock | None = None,
     *,
     measured: bool = False,
+    prefix: FrozenPrefix | None = None,
 ) -> TrainResult:
     """Train from ``job.rows_from`` to at least ``job.rows_to`` rows.
 
@@ -87,6 +92,7 @@ def run(
         device: Where the model is.
         clock: The job's clock; None for no limit.
         measured: Whether live bytes are counted before the second step, when the optimizer's moments exist.
+        prefix: The hidden states at which the forward passes begin; None for whole passes.
 
     Raises:
         TrialFailure: ``nan`` when the loss is not finite, ``timeout`` past the clock's limit.
@@ -94,11 +100,15 @@ def run(
     split = setup.data.splits["train"]
     stream = TrainStream(split, job.configuration.training.batch_size, job.seed)
     precision = torch.bfloat16 if setup.precision == "bfloat16" else None
-    clock = clock or JobClock()
+    clock, prefix = clock or JobClock(), prefix or FrozenPrefix()
     result, smoothed = TrainResult(), math.nan
-    began = time.monotonic()
+    began, filled = time.monotonic(), prefix.use.fill_seconds
+    ahead = min(job.rows_to, job.rows_from + stream.rows_per_epoch)
+    entry = prefix.entry("train", np.concatenate([*stream.batches(job.rows_from, ahead), np.zeros(0, np.int64)]))
     reseed(model, job.seed * 1_000_003 + job.rows_from)
     model.train()
+    if precision is not None:
+        spare_casts(model)
     for rows in stream.batches(job.rows_from):
         seen = job.rows_from + result.rows
         if seen >= job.rows_to:
@@ -106,25 +116,30 @@ def run(
         scale = factor(seen, warmup_rows=job.warmup_rows, rows_to=job.rows_to, cooldown_rows=job.cooldown_rows)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        batch = _pieces(rows, job, setup, device)
+        batch = _pieces(rows, job, setup, device, entry)
         if measured and len(result.losses) == 1:
-            result.peak_bytes = peak_bytes(model, optimizer, job, setup, device)
+            # Computing states that are missing is no part of a step.
+            prefix.warm("train", longest_rows(job, setup))
+            result.peak_bytes = peak_bytes(model, optimizer, job, setup, device, entry)
         loss = train_step(model, batch, optimizer, setup.kind, precision)
         result.rows += len(rows)
         result.losses.append((len(rows), loss))
         smoothed = loss if math.isnan(smoothed) else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
         clock.check(Progress(job.trial, job.rows_from + result.rows, smoothed))
-    result.seconds = time.monotonic() - began
+    result.seconds = time.monotonic() - began - (prefix.use.fill_seconds - filled)
     return result
 
 
 def peak_bytes(
-    model: AdaptedModel, optimizer: torch.optim.AdamW, job: Train, setup: WorkSetup, device: torch.device
+    model: AdaptedModel,
+    optimizer: torch.optim.AdamW,
+    job: Train,
+    setup: WorkSetup,
+    device: torch.device,
+    entry: Callable[[Array, int], Entry] | None = None,
 ) -> int:
     """Live tensor bytes of a step at the longest batch, base included; nothing is learned from it."""
-    split = setup.data.splits["train"]
-    size = job.configuration.training.batch_size
-    batch = _pieces(np.argsort(split.lengths, kind="stable")[-size:], job, setup, device)
+    batch = _pieces(longest_rows(job, setup), job, setup, device, entry)
     precision = torch.bfloat16 if setup.precision == "bfloat16" else None
 
     def step(counter: LiveBytes) -> None:
@@ -137,7 +152,16 @@ def peak_bytes(
     return peak.bytes
 
 
-def _pieces(rows: Array, job: Train, setup: WorkSetup, device: torch.device) -> list[StepTensors]:
+def longest_rows(job: Train, setup: WorkSetup) -> Array:
+    """A batch of the longest training rows, int64 `[batch]`."""
+    lengths = setup.data.splits["train"].lengths
+    longest: Array = np.argsort(lengths, kind="stable")[-job.configuration.training.batch_size :]
+    return longest
+
+
+def _pieces(
+    rows: Array, job: Train, setup: WorkSetup, device: torch.device, entry: Callable[[Array, int], Entry] | None
+) -> list[StepTensors]:
     batch = pad(setup.data.splits["train"], rows, setup.data.pad_token)
     at_once = job.execution.rows(job.configuration.training.batch_size)
-    return micro_batches(batch, setup.kind, at_once, device)
+    return micro_batches(batch, setup.kind, at_once, device, entry)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import math
 import resource
 import shutil
 import time
@@ -39,7 +38,8 @@ from autopeft.trial.ability import ability
 from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
-from autopeft.trial.latency import MOST_SECONDS, measure_latency
+from autopeft.trial.frozen import FrozenStates
+from autopeft.trial.latency import measure_latency, patience
 from autopeft.trial.pack_speed import pack_speeds
 from autopeft.trial.setup import Progress, WorkSetup
 from autopeft.trial.started import Started
@@ -92,6 +92,7 @@ class Workbench:
         self._maps: dict[str, ModuleMap] = {}
         self._resident: dict[str, tuple[int, AdaptedModel, torch.optim.AdamW]] = {}
         self._checksums: dict[str, str] = {}
+        self._states = FrozenStates(setup, self.device)
 
     def run(self, job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
         """Do a job. Never raises for what a configuration or the data can cause: that becomes the outcome.
@@ -157,20 +158,30 @@ class Workbench:
 
     def _train(self, job: Train, clock: JobClock) -> Outcome:
         started = self.begin(job, clock)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        measured = self.device.type == "cpu" and self.measures(job)
-        trained = train.run(
-            started.model, started.optimizer, started.job, self.setup, self.device, clock, measured=measured
-        )
-        if self.device.type == "cuda":
-            # Evaluation and generation may take more, and are not what was predicted.
-            trained.peak_bytes = self._device_peak()
-        began = time.monotonic()
-        split = self.setup.data.splits["validation"]
-        rows = subset(split, job.evaluate_rows)
-        arrays = outputs(started.model, split, self.setup, self.device, rows=rows, clock=clock)
-        return self.finish(started, trained, arrays, time.monotonic() - began, clock)
+        with contextlib.closing(self._states.prefix(started.job, started.model, self.modules(job.head))) as prefix:
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            measured = self.device.type == "cpu" and self.measures(job)
+            trained = train.run(
+                started.model,
+                started.optimizer,
+                started.job,
+                self.setup,
+                self.device,
+                clock,
+                measured=measured,
+                prefix=prefix,
+            )
+            if self.device.type == "cuda":
+                # Evaluation and generation may take more, and are not what was predicted.
+                trained.peak_bytes = self._device_peak()
+            began, filled = time.monotonic(), prefix.use.fill_seconds
+            split = self.setup.data.splits["validation"]
+            rows = subset(split, job.evaluate_rows)
+            entry = prefix.entry("validation", rows)
+            arrays = outputs(started.model, split, self.setup, self.device, rows=rows, clock=clock, entry=entry)
+            seconds = time.monotonic() - began - (prefix.use.fill_seconds - filled)
+            return self.finish(started, trained, arrays, seconds, clock, states=prefix.use.to_dict())
 
     def measures(self, job: Train) -> bool:
         """Whether the memory of a job is measured."""
@@ -202,6 +213,7 @@ class Workbench:
         arrays: dict[str, np.ndarray],
         seconds: float,
         clock: JobClock,
+        states: dict[str, Any] | None = None,
     ) -> Outcome:
         """Score, check and store what was trained.
 
@@ -211,6 +223,7 @@ class Workbench:
             arrays: Its outputs on the validation rows.
             seconds: What evaluating took.
             clock: The job's clock.
+            states: What kept hidden states did for it, or None.
 
         Raises:
             TrialFailure: The base was changed, or the adapter breaks a limit.
@@ -242,6 +255,7 @@ class Workbench:
                 "adapter_params": model.adapter_params,
                 "head_params": model.head_params,
                 "latency": started.latency,
+                "states": states,
             },
         )
 
@@ -331,8 +345,8 @@ class Workbench:
         limit = self.setup.max_latency_overhead
         if limit is None and not job.latency:
             return None
-        patience = MOST_SECONDS if limit is None else math.inf
-        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=patience)
+        most = patience(limited=limit is not None)
+        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=most)
         worst = max(ratios.values())
         if limit is not None and worst > limit:
             detail = f"a forward pass takes {worst:.2f} times the bare base's, above the limit of {limit:.2f}"

@@ -16,6 +16,7 @@ from autopeft.compose.host.access import (
     part_parameters,
     recompute_constants,
 )
+from autopeft.compose.host.casts import spare_casts
 from autopeft.compose.host.config import (
     ADAPTER,
     HYBRID,
@@ -52,6 +53,7 @@ __all__ = [
     "recompute_constants",
     "register",
     "route_attention",
+    "spare_casts",
     "stock_config",
     "taken_positions",
     "tensor_prefix",

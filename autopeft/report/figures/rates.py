@@ -123,7 +123,9 @@ def lora_rates(log: SearchLog) -> LoraRates:
             score = rung.metrics.get(log.rung_metric)
             if score is not None:
                 found.setdefault(rung.rung, (rung.rows, []))[1].append((float(rate), score, trial.id))
-    allowed = log.header.get("procedure", {}).get("baseline_rates")
+    # Journals of earlier versions say it twice, the first ones only there.
+    span = ((log.header.get("space") or {}).get("baseline") or {}).get("rates", {}).get("lora")
+    allowed = [span[0], span[-1]] if span else log.header.get("procedure", {}).get("baseline_rates")
     return LoraRates(
         tuple(RateCurve(rung, rows, tuple(sorted(points))) for rung, (rows, points) in sorted(found.items())),
         (float(allowed[0]), float(allowed[1])) if allowed else None,

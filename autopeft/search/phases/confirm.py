@@ -39,19 +39,24 @@ class Confirm:
         for arm, hash, seed in pending:
             if self._fits(hash):
                 return self._trainer.begin(state.configuration(hash), arm, "confirm", seed, 0, slot)
-        further = None if pending or state.rules.until_decided else state.finals.further_seed()
+        # As many free workers as a round has runs: it takes no time from anything.
+        idle = state.slots - len(state.running) >= len(state.finals.hashes())
+        further = None if pending or state.rules.until_decided else state.finals.further_seed(idle=idle)
         if further is not None and self._round_fits():
             # Time is left: one more seed for both, whatever the seeds before have shown.
             state.finals.extend(further)
             return None
         if state.running:
-            return Wait()
+            return Wait(everyone=True)
         state.finals.decide()
         return None
 
     def _fits(self, hash: str) -> bool:
         """Whether a run ends in time; half of what is reserved for testing and saving may be lent to it."""
-        return self._ends_in_time([self._seconds(hash)], slack=0.5)
+        state = self._state
+        measured = any(rung.latency for run in state.ledger.log.of_configuration(hash, "confirm") for rung in run.rungs)
+        once = 0.0 if measured else state.latency_seconds()
+        return self._ends_in_time([self._seconds(hash) + once], slack=0.5)
 
     def _round_fits(self) -> bool:
         """Whether one more run of every finalist ends in time."""

@@ -24,6 +24,7 @@ class Explore:
         self._state = state
         self._trainer = trainer
         self._simplify = simplify
+        self._until_at: tuple[int, float | None] = (-1, None)
 
     def next(self, slot: int) -> Train | Wait | None:
         """A trial that goes on, a promoted one, or a new one; None when that has just been written."""
@@ -40,7 +41,7 @@ class Explore:
             if trial is not None:
                 return self._trainer.go_on(trial)
         if state.running:
-            return Wait()
+            return Wait(everyone=True)
         self._close()
         return None
 
@@ -56,7 +57,8 @@ class Explore:
         """A paused trial that deserves its next rung now."""
         state = self._state
         for arm in self._arms_by_need():
-            trial = arm.promote(state.ledger.log, len(state.division.rungs))
+            with state.ledger.meter.of("judge"):
+                trial = arm.promote(state.ledger.log, len(state.division.rungs))
             if trial is not None and trial not in state.training() and self._fits(state.ledger.log.trials[trial]):
                 return state.ledger.log.trials[trial]
         return None
@@ -64,7 +66,7 @@ class Explore:
     def _start(self, arm: Arm, slot: int) -> Train | None:
         """The first job of a new trial, while there is time for one and it may be started."""
         state, log, division = self._state, self._state.ledger.log, self._state.division
-        started = sum(trial.purpose == "explore" for trial in log.trials.values())
+        started = log.index.started["explore"]
         first_rung = division.rungs[0] * division.speed.train
         if not state.affords(first_rung, EXPLORE_SHARE) and self._every_arm_tried():
             return None
@@ -73,7 +75,8 @@ class Explore:
         until = self.until()
         if until is not None and arm.trials(log) and state.ledger.used + first_rung > until:
             return None
-        proposal = arm.propose(state.ledger, division.confirm_until)
+        with state.ledger.meter.of("ask"):
+            proposal = arm.propose(state.ledger, division.confirm_until)
         if proposal is None:
             return None
         configuration = proposal.configuration
@@ -93,10 +96,10 @@ class Explore:
 
     def _best_paused(self) -> TrialLog | None:
         """Nothing new can start: the best paused trial of an arm in which none was trained in full yet."""
-        log, full = self._state.ledger.log, len(self._state.division.rungs)
+        log, full, training = self._state.ledger.log, len(self._state.division.rungs), self._state.training()
         for arm in self._state.field.arms.values():
             trials = arm.trials(log)
-            if any(len(t.rungs) == full or t.id in self._state.training() for t in trials):
+            if any(len(t.rungs) == full or t.id in training for t in trials):
                 continue
             paused = [trial for trial in trials if trial.status == "paused" and self._fits(trial)]
             if paused:
@@ -105,8 +108,12 @@ class Explore:
 
     def until(self) -> float | None:
         """Seconds used at which exploration ends: earlier where the challenger's parts can be put to the test."""
-        until = self._state.explore_until()
-        return None if until is None else until - self._simplify.reserve()
+        seq = self._state.ledger.log.seq
+        if self._until_at[0] != seq:
+            # It follows from the journal, and is asked for many times between two records.
+            until = self._state.explore_until()
+            self._until_at = (seq, None if until is None else until - self._simplify.reserve())
+        return self._until_at[1]
 
     def _over(self) -> bool:
         """Whether the time for exploring is used, and every arm has had at least one trial."""
@@ -125,10 +132,7 @@ class Explore:
         state, arms, log = self._state, self._state.field.arms, self._state.ledger.log
         if "baseline" not in arms or "space" not in arms:
             return list(arms.values())
-        seconds: dict[str, float] = {name: arm.seconds(log) for name, arm in arms.items()}
-        for job in state.trains():
-            trial = log.trials[job.trial]
-            seconds[trial.arm] += state.seconds(trial.hash, job.rows_to - job.rows_from, final=job.final)
+        seconds: dict[str, float] = {name: arm.seconds(log) + state.expected(name) for name, arm in arms.items()}
         tried = arms["baseline"].trials(log)
         # LoRA that never gets anywhere is cheap, and must not use up the trials of the space.
         hopeless = len(tried) >= HOPELESS_TRIALS and not any(trial.rungs for trial in tried)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 
 from autopeft.errors import AutopeftError
@@ -14,6 +15,8 @@ from autopeft.trial.pack_speed import about_packs
 
 ATTEMPTS = 3
 """How often a probe may lose its worker."""
+HEADS = -1
+"""Counts the losses of the head probe, whichever worker had it."""
 
 
 class ProbePhase:
@@ -23,18 +26,29 @@ class ProbePhase:
         self._state = state
         self._speeds: list[Speed] = []
         self._packs: list[dict[int, float]] = []
+        self._seconds = 0.0
         self._asked: set[int] = set()
-        self._lost = 0
+        self._lost: Counter[int] = Counter()
 
     def next(self, slot: int) -> Job | Wait:
-        """The head probe first, alone; then the speed probe on all workers at once: they share the machine later."""
+        """One worker probes the heads, the others their speed meanwhile: they share the machine later as well.
+
+        The head on top makes no difference to the speed. A single worker does one after the other.
+        """
         state = self._state
-        if "heads" not in state.ledger.log.probes:
-            return Wait() if state.running else Probe("heads", state.rules.heads, self._time_limit())
-        if slot in self._asked:
+        heads_known = "heads" in state.ledger.log.probes
+        if not heads_known and not any(isinstance(j, Probe) and j.kind == "heads" for j in state.running.values()):
+            return Probe("heads", state.rules.heads, self._time_limit())
+        measuring = sum(isinstance(job, Probe) and job.kind == "speed" for job in state.running.values())
+        if slot in self._asked or len(self._speeds) + measuring >= self._needed:
             return Wait()
         self._asked.add(slot)
-        return Probe("speed", (state.head,), self._time_limit())
+        return Probe("speed", (state.head if heads_known else state.rules.heads[0],), self._time_limit())
+
+    @property
+    def _needed(self) -> int:
+        """Speeds that divide the budget: of all workers but the one that probes the heads, unless it is alone."""
+        return max(1, self._state.slots - 1)
 
     def took(self, job: Probe, outcome: Outcome) -> None:
         """Note a probe's outcome; after the last one, divide the budget.
@@ -48,23 +62,37 @@ class ProbePhase:
         if job.kind == "heads":
             values = {**outcome.values, "metrics": outcome.metrics, "outputs": outcome.outputs}
             ledger.write("probe", kind="heads", values=values, seconds=outcome.seconds)
+            self._divide_if_known()
+            return
+        if self._state.divided:
             return
         measured = outcome.values
         generate = measured.get("generate_seconds", 0.0)
         self._speeds.append(Speed(measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], generate))
         self._packs.append(measured.get("packs") or {})
-        if len(self._speeds) == self._state.slots:
-            self._divide(outcome.seconds)
+        self._seconds = max(self._seconds, outcome.seconds)
+        self._divide_if_known()
+
+    def resized(self) -> None:
+        """Other workers are there than before: with fewer of them, all that are needed may have answered."""
+        self._divide_if_known()
+
+    def _divide_if_known(self) -> None:
+        known = "heads" in self._state.ledger.log.probes and not self._state.divided
+        if known and len(self._speeds) >= self._needed:
+            self._divide(self._seconds)
 
     def lost(self, slot: int, reason: str) -> None:
         """The worker died; another one does the probe.
 
         Raises:
-            AutopeftError: It keeps dying.
+            AutopeftError: They keep dying.
         """
+        # A node that is lost takes many workers with it: once for each.
+        probe = slot if slot in self._asked else HEADS
         self._asked.discard(slot)
-        self._lost += 1
-        if self._lost >= ATTEMPTS:
+        self._lost[probe] += 1
+        if self._lost[probe] >= ATTEMPTS:
             raise AutopeftError(f"workers die before they can train anything: {reason}")
 
     def _time_limit(self) -> float | None:

@@ -6,16 +6,13 @@ from autopeft.evidence.bootstrap import standard_error
 from autopeft.executors import Wait
 from autopeft.journal import TrialLog
 from autopeft.search.division import EXPLORE_SHARE
-from autopeft.search.finals import makespan
+from autopeft.search.drops import drops_seconds, most_drops
 from autopeft.search.phases.train import Trainer
 from autopeft.search.state import State
 from autopeft.space.configuration import Configuration
 from autopeft.space.simplify import Group, simpler, without
 from autopeft.strategy.jobs import Train
 
-SHARE = 0.25
-"""Share of the exploration's time, or of its trials, that dropping parts may take."""
-CAUTION = 1.3
 SEED = 800_001
 """Of all these runs."""
 
@@ -33,6 +30,8 @@ class Simplify:
     def __init__(self, state: State, trainer: Trainer) -> None:
         self._state = state
         self._trainer = trainer
+        self._order: tuple[tuple[str, ...], list[str]] = ((), [])
+        self._found: tuple[str, dict[str, Group]] = ("", {})
 
     def reserve(self) -> float:
         """Seconds that are kept for it at the end of the exploration; 0 where there is nothing to try."""
@@ -65,7 +64,7 @@ class Simplify:
                 if self._run(hash) is None and self._fits(hash):
                     return self._start(hash, slot)
             if state.running:
-                return Wait()
+                return Wait(everyone=True)
             both = self._together()
             if both is not None and self._run(both) is None and self._fits(both):
                 return self._start(both, slot)
@@ -75,24 +74,29 @@ class Simplify:
 
     def _affordable(self, trial: TrialLog) -> dict[str, Group]:
         """As many groups as there is time for, those with the most parameters first."""
-        state, groups = self._state, self._groups()
-        modules, division = state.field.modules, state.division
-        whole = state.configuration(trial.hash)
-        left = {label: without(whole, modules, [group]).adapter_params(modules) for label, group in groups.items()}
-        order = sorted(groups, key=lambda label: (left[label], label))
-        if division.explore_until is None:
-            most = max(0, int(SHARE * (division.max_trials or 0)) - 2)
-        else:
-            started = float(state.ledger.log.plan.get("started") or 0.0)
-            room = SHARE * (division.explore_until - started)
-            most = sum(self._cost(trial, drops) <= room for drops in range(1, len(order) + 1))
+        state, division = self._state, self._state.division
+        groups, order = self._ordered(trial)
+        started = float(state.ledger.log.plan.get("started") or 0.0)
+        explore = None if division.explore_until is None else division.explore_until - started
+        most = most_drops(len(order), self._seconds(trial.hash), state.slots, explore, division.max_trials)
         return {label: groups[label] for label in order[:most]}
+
+    def _ordered(self, trial: TrialLog) -> tuple[dict[str, Group], list[str]]:
+        """The groups, and their labels, those with the most parameters first."""
+        state, groups = self._state, self._groups()
+        key = (trial.hash, *groups)
+        if self._order[0] != key:
+            modules, whole = state.field.modules, state.configuration(trial.hash)
+            left = {label: without(whole, modules, [group]).adapter_params(modules) for label, group in groups.items()}
+            self._order = (key, sorted(groups, key=lambda label: (left[label], label)))
+        return groups, self._order[1]
 
     def _cost(self, trial: TrialLog, drops: int) -> float:
         """Seconds that so many drops take, and the run without all that can go."""
-        seconds = self._state.seconds(trial.hash, self._state.division.final_rows, final=True)
-        together = seconds if drops > 1 else 0.0
-        return CAUTION * (makespan([seconds] * (drops + 1), self._state.slots) + together) if drops else 0.0
+        return drops_seconds(self._seconds(trial.hash), drops, self._state.slots)
+
+    def _seconds(self, hash: str) -> float:
+        return self._state.seconds(hash, self._state.division.final_rows, final=True)
 
     def _groups(self) -> dict[str, Group]:
         state, trial = self._state, self._challenger()
@@ -102,7 +106,10 @@ class Simplify:
         if known is not None and known["challenger"] == trial.hash and state.ledger.log.simplify is None:
             # Found out before the search was opened again.
             return {}
-        return simpler(state.configuration(trial.hash), state.field.modules, state.rules.budget.target)
+        if self._found[0] != trial.hash:
+            whole = state.configuration(trial.hash)
+            self._found = (trial.hash, simpler(whole, state.field.modules, state.rules.budget.target))
+        return self._found[1]
 
     def _challenger(self) -> TrialLog | None:
         """The challenger as it was explored, if it was trained in full."""
@@ -145,7 +152,7 @@ class Simplify:
 
     def _fits(self, hash: str) -> bool:
         state, until = self._state, self._state.explore_until()
-        seconds = state.seconds(hash, state.division.final_rows, final=True)
+        seconds = self._seconds(hash)
         return (until is None or state.ledger.used + seconds <= until) and state.affords(seconds, EXPLORE_SHARE)
 
     def _differences(self) -> dict[str, tuple[float, float]]:

@@ -47,6 +47,10 @@ class Trainer:
         final = rung == len(rungs) - 1
         rows_to = state.final_rows() if trial.purpose == "confirm" else rungs[rung]
         state.held.pop(trial.id, None)
+        latency = trial.purpose == "confirm" and not self._latency_known(trial)
+        expected = state.seconds(trial.hash, rows_to - trial.rows, final=final)
+        if latency or (trial.rows == 0 and state.rules.budget.max_latency_overhead is not None):
+            expected += state.latency_seconds()
         return Train(
             trial=trial.id,
             configuration=state.configuration(trial.hash),
@@ -60,9 +64,9 @@ class Trainer:
             head=state.head,
             evaluate_rows=state.division.final_evaluated if final else state.division.rung_evaluated,
             final=final,
-            time_limit=state.time_limit(state.seconds(trial.hash, rows_to - trial.rows, final=final)),
+            time_limit=state.time_limit(expected),
             execution=state.execution(trial.hash),
-            latency=trial.purpose == "confirm" and not self._latency_known(trial),
+            latency=latency,
         )
 
     def _latency_known(self, trial: TrialLog) -> bool:
@@ -117,9 +121,15 @@ class Trainer:
             head_params=outcome.values["head_params"],
             latency=outcome.values.get("latency"),
             together=together,
+            states=outcome.values.get("states"),
         )
-        alone = outcome.train_seconds * pack_gain(state.pack_speeds, together)
-        state.field.costs.observe(job.configuration, outcome.rows, alone, execution=job.execution)
+        state.field.costs.observe(
+            job.configuration,
+            outcome.rows,
+            outcome.train_seconds * pack_gain(state.pack_speeds, together),
+            execution=job.execution,
+            looked_up=state.ledger.log.trials[job.trial].rungs[-1].looked_up,
+        )
         if outcome.peak_bytes is not None:
             state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
@@ -164,7 +174,8 @@ class Trainer:
     def _judge(self, slot: int, trial: TrialLog) -> None:
         state = self._state
         arm = next(arm for name, arm in state.field.arms.items() if name == trial.arm)
-        decision = arm.judge(trial, state.ledger.log, len(state.division.rungs))
+        with state.ledger.meter.of("judge"):
+            decision = arm.judge(trial, state.ledger.log, len(state.division.rungs))
         rung = trial.rungs[-1].rung
         state.ledger.write("decision", trial=trial.id, rung=rung, action=decision.action, reason=decision.reason)
         if decision.action == "stop":

@@ -1,0 +1,79 @@
+"""Whether anything fits into the memory that a trial may take, told before anything is trained."""
+
+from __future__ import annotations
+
+import contextlib
+
+from autopeft.cost.memory import MemoryGate, MemoryModel
+from autopeft.errors import NothingFeasible
+from autopeft.search.arms import UNBUILDABLE, lean
+from autopeft.search.prepared import Prepared
+from autopeft.space.bound import BoundSpace
+from autopeft.spec.amounts import format_bytes
+
+__all__ = ["check_memory"]
+
+WHOSE = {True: "--max-memory", False: "a worker's share of the memory that is free here (fewer --workers get more)"}
+"""By whether the limit was given: what says how much memory there is."""
+FEW = 2
+"""Configurations that are looked at where not even the frozen base fits."""
+
+
+def check_memory(prepared: Prepared, memory: MemoryModel, head: str, space: BoundSpace, least: int) -> list[str]:
+    """Say which arms no configuration of which fits into the memory limit, as a search would find out.
+
+    Args:
+        prepared: The search.
+        memory: Predicts; what it knows already costs nothing.
+        head: The head on top.
+        space: The user's space, bound.
+        least: Bytes of the leanest configuration of that space that was looked at.
+
+    Returns:
+        Warnings: one for an arm that would stay empty while the other one can be searched.
+
+    Raises:
+        NothingFeasible: Neither a configuration of the space nor a tuned LoRA fits.
+    """
+    limit = prepared.memory_limit
+    if limit is None or least <= limit:
+        return []
+    whose = WHOSE[prepared.spec.budget.max_memory is not None]
+    gate = MemoryGate(memory, limit)
+    needed = _needed(gate, memory, space, limit)
+    if needed is None:
+        return []
+    lora: int | None = None
+    with contextlib.suppress(NothingFeasible):
+        baseline = prepared.bind(prepared.baseline, head)
+        lora = _needed(gate, memory, baseline, limit)
+        if lora is None:
+            return [
+                f"No configuration of the space fits into {whose}: {format_bytes(limit)}, where the leanest that was "
+                f"looked at needs {format_bytes(needed)}. Only tuned LoRA would be searched."
+            ]
+    smallest = min(needed, lora or needed)
+    text = (
+        f"no configuration fits into {whose}: {format_bytes(limit)}; the leanest that was looked at needs "
+        f"{smallest:,} bytes, of which the frozen base takes {memory.base_bytes():,}. A smaller model or fewer tokens "
+        "(--max-length) need less."
+    )
+    raise NothingFeasible("max_memory", {"max_memory": smallest}, text)
+
+
+def _needed(gate: MemoryGate, memory: MemoryModel, space: BoundSpace, limit: int) -> int | None:
+    """Bytes of the leanest configuration that was looked at; None where one fits.
+
+    Where the frozen base alone is too large only a few are looked at: the number is then for the user alone.
+    """
+    hopeless = memory.base_bytes() > limit
+    known: list[int] = []
+    for configuration in lean(space):
+        with contextlib.suppress(*UNBUILDABLE):
+            if not hopeless and gate.fits(configuration).execution is not None:
+                return None
+            known.append(gate.least(configuration))
+        if hopeless and len(known) >= FEW:
+            break
+    # Of a space that cannot be built here nothing is known: a search says why, and it is no matter of memory.
+    return min(known, default=None)

@@ -1,0 +1,82 @@
+"""Copies inside of kernels, against the allocator's own events."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from compose_models import alone, carrier_of, save_tiny
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
+
+from autopeft.compose.base import meta_carrier
+from autopeft.cost.live import measure
+from autopeft.cost.memory import MemoryModel
+from autopeft.inspect import module_map
+
+Step = Callable[[torch.Tensor, torch.Tensor], object]
+BIG = 64 * 1024
+
+
+def allocated(step: Callable[[], object]) -> int:
+    """The highest sum of what the allocator gave out during a step."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    events = sorted(recorded.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"), default=0)
+
+
+@pytest.mark.parametrize(
+    ("step", "dtypes"),
+    [
+        (torch.add, (torch.float32, torch.bfloat16)),
+        (torch.sub, (torch.bfloat16, torch.float32)),
+        (torch.mul, (torch.bfloat16, torch.float32)),
+        (torch.div, (torch.float32, torch.bfloat16)),
+        (torch.Tensor.add_, (torch.float32, torch.bfloat16)),
+        (torch.Tensor.mul_, (torch.float32, torch.bfloat16)),
+        # Nothing is copied where the dtypes are equal.
+        (torch.add, (torch.float32, torch.float32)),
+        (torch.mul, (torch.bfloat16, torch.bfloat16)),
+    ],
+)
+def test_a_cast_operand_counts_as_the_allocator_says(step: Step, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    left, right = (torch.ones(BIG, dtype=dtype) for dtype in dtypes)
+    real = allocated(lambda: step(left, right))
+    counted = measure(lambda counter: step(left, right), [left, right])
+    assert counted.bytes - counted.held == real
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fakes = [torch.ones(BIG, dtype=dtype) for dtype in dtypes]
+        assert measure(lambda counter: step(*fakes), fakes).bytes == counted.bytes
+        plain = measure(lambda counter: step(*fakes), fakes, scratch=False)
+    copied = 4 * BIG if dtypes[0] != dtypes[1] else 0
+    assert counted.bytes - plain.bytes == copied
+
+
+def test_a_conjugate_is_written_out_for_a_product() -> None:
+    left, right = (torch.ones(4, 128, 128, dtype=torch.complex64) for _ in range(2))
+    real = allocated(lambda: left @ right.conj())
+    counted = measure(lambda counter: left @ right.conj(), [left, right])
+    plain = measure(lambda counter: left @ right.conj(), [left, right], scratch=False)
+    assert counted.bytes - plain.bytes == 8 * right.numel()
+    assert counted.bytes - counted.held == pytest.approx(real, rel=0.15)
+    assert measure(lambda counter: left @ right, [left, right]).bytes == plain.bytes
+
+
+def test_a_plan_for_a_gpu_has_no_copies_of_processors(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = save_tiny("bert", tmp_path_factory.mktemp("bert"))
+    task = {"kind": "sequence_classification", "head": "mean"}
+    modules = module_map(carrier_of(folder, **task).model)
+
+    def predicted(scratch: bool, dtype: str) -> int:
+        model = MemoryModel(
+            lambda: meta_carrier(folder, **task, labels=3), modules, length=16, dtype=dtype, scratch=scratch
+        )
+        return model.predict(alone(modules, "hra")).bytes
+
+    assert predicted(True, "bfloat16") > predicted(False, "bfloat16")
+    assert predicted(True, "float32") == predicted(False, "float32")
