@@ -522,3 +522,29 @@ def test_the_lora_space_against_itself_is_no_news(tmp_path: Path) -> None:
         bench = Bench(tmp_path / f"run{seed}", world, Budget(max_time=400.0), space="lora")
         names.append(bench.run().verdict["name"])
     assert names.count("better") <= 1
+
+
+def test_a_head_that_few_rows_told_is_kept_and_held_against_all_rows(tmp_path: Path) -> None:
+    world = SyntheticWorld(lambda made: 0.8, early_probe=0.6)
+    log = Bench(tmp_path / "run", world, Budget(max_time=600.0)).run()
+    probes = [r for r in read_journal(tmp_path / "run") if r.type == "probe" and r.data["kind"] == "heads"]
+    assert [record.data["values"]["score"] for record in probes] == [0.6, 0.7]
+    assert [record.data["seconds"] for record in probes] == [5.0, 10.0]
+    assert {record.data["values"]["head"] for record in probes} == {"mean"}
+    # It stands in nobody's way: the other worker trains meanwhile.
+    first = next(record.used for record in read_journal(tmp_path / "run") if record.type == "trial_started")
+    assert probes[0].used <= first < probes[1].used
+    assert log.probes["heads"]["whole"]
+
+
+def test_a_probe_of_all_rows_that_fails_leaves_the_one_of_few(tmp_path: Path) -> None:
+    class Failing(SyntheticWorld):
+        def outcome(self, job: Job, folder: str) -> Outcome | None:
+            if isinstance(job, Probe) and job.whole:
+                return Outcome(job, "failed", "timeout", "too slow", seconds=3.0)
+            return super().outcome(job, folder)
+
+    log = Bench(tmp_path / "run", Failing(lambda made: 0.8, early_probe=0.6), Budget(max_time=600.0)).run()
+    assert log.probes["heads"]["score"] == 0.6
+    assert log.verdict is not None
+    assert any("timeout" in note for note in log.notes)

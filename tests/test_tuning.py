@@ -19,6 +19,7 @@ from autopeft.data.batches import pad
 from autopeft.data.cache import cache_folder
 from autopeft.data.encoded import EncodedData, EncodedSplit
 from autopeft.errors import InputError
+from autopeft.executors.cluster import Seen
 from autopeft.journal import SearchLog, read_journal
 from autopeft.search import computing as choosing
 from autopeft.search.computing import Choosing, check_kept
@@ -276,7 +277,10 @@ def test_the_key_tells_apart_what_matters(monkeypatch: pytest.MonkeyPatch, minil
     assert len(keys) == 6
 
 
-def test_a_cluster_is_not_judged_by_this_machine(minilm: Path, tiny_reviews: Path, counted: list[Computing]) -> None:
+def test_a_cluster_is_not_judged_by_this_machine(
+    minilm: Path, tiny_reviews: Path, counted: list[Computing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autopeft.search.prepare.device_there", lambda spec: Seen(False, False, 0.0))
     spec = spec_of(minilm, tiny_reviews)
     prepare(spec, measure=True)
     elsewhere = replace(spec, executor="ray", ray_address="10.0.0.1:6379")

@@ -142,7 +142,7 @@ class Controller:
                 case "probe":
                     answer = self._probe.next(slot)
                 case "explore":
-                    answer = self._explore.next(slot)
+                    answer = self._probe.mark() or self._explore.next(slot)
                 case "simplify":
                     answer = self._simplify.next(slot)
                 case "confirm":

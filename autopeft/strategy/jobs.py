@@ -60,11 +60,14 @@ class Probe:
             ``speed``: seconds per row of training and evaluation for a LoRA on every linear layer.
         heads: For ``heads``, the heads to choose from; for ``speed``, the one in use.
         time_limit: Seconds after which its worker is taken for hung, or None.
+        whole: For ``heads``, whether all rows are looked at for which there is time, and not only as many as tell the
+            best head.
     """
 
     kind: Literal["heads", "speed"]
     heads: tuple[str, ...]
     time_limit: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

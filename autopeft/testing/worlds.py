@@ -41,6 +41,7 @@ class SyntheticWorld:
         kills: Whether a job of any kind kills its worker.
         answers: `(job, expected accuracy)` -> per-example outputs, e.g. `autopeft.testing.latent.LatentAnswers`, which
             have a seed noise of their own; None for answers that differ by seed alone.
+        early_probe: What the linear probe scores on few rows, where these tell the head; None where all are looked at.
         pack_speeds: Trials trained together -> seconds of a row's training; nothing is gained where it is empty.
         jobs: All jobs done, in order.
     """
@@ -52,6 +53,7 @@ class SyntheticWorld:
     fate: Callable[[Train, int], str] = lambda job, attempt: "ok"
     kills: Callable[[Job], bool] = lambda job: False
     answers: Callable[[Train, float], dict[str, np.ndarray]] | None = None
+    early_probe: float | None = None
     pack_speeds: Mapping[int, float] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -63,7 +65,10 @@ class SyntheticWorld:
             return None
         match job:
             case Probe(kind="heads"):
-                values: dict[str, Any] = {"head": "mean", "score": 0.7, "scores": {"mean": 0.7}}
+                early = self.early_probe is not None and not job.whole
+                found = self.early_probe if early else 0.7
+                head = "cls" if job.whole else "mean"
+                values: dict[str, Any] = {"head": head, "score": found, "scores": {"mean": found}, "whole": not early}
                 return Outcome(job, metrics={"accuracy": 0.7}, seconds=5.0, values=values)
             case Probe():
                 speed: dict[str, Any] = {

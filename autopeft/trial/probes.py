@@ -88,11 +88,22 @@ def choose_head(
     setup: WorkSetup,
     device: torch.device,
     clock: JobClock | None = None,
+    *,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """A linear probe per head on frozen features; the best head and its outputs.
 
+    Args:
+        carrier: The base.
+        heads: To choose from.
+        setup: Data, kind and metric.
+        device: Where the base is.
+        clock: The job's clock.
+        whole: Whether to look at all rows for which there is time at once, instead of at few first.
+
     Returns:
-        ``scores`` by head, ``head``, ``score``, ``seconds``, and ``outputs`` (arrays over the validation rows).
+        ``scores`` by head, ``head``, ``score``, ``rows``, ``seconds``, ``whole`` (whether more rows would have been
+        looked at but for the head that few of them told), and ``outputs`` (arrays over the validation rows).
     """
     began = time.monotonic()
     train, validation = setup.data.splits["train"], setup.data.splits["validation"]
@@ -101,7 +112,8 @@ def choose_head(
     found: dict[str, ProbeResult] = {}
     known: dict[str, _Known] = {"train": _Known(), "validation": _Known()}
     chosen: Array = np.zeros(0, dtype=np.int64)
-    for rows in sorted(set(_affordable(carrier, train, setup, device))):
+    amounts = sorted(set(_affordable(carrier, train, setup, device)))
+    for rows in amounts[-1:] if whole else amounts:
         chosen = _choice(train.rows, min(PROBE_TRAIN_ROWS, round(0.7 * rows)))
         seen = _choice(validation.rows, max(MIN_ROWS, round(0.3 * rows)))
         of_train, of_validation = (
@@ -119,7 +131,7 @@ def choose_head(
             )
             for head in heads
         }
-        if _clear(found, setup.kind):
+        if rows < amounts[-1] and _clear(found, setup.kind):
             break
     best = max(heads, key=lambda head: found[head].score)
     return {
@@ -127,6 +139,7 @@ def choose_head(
         "head": best,
         "score": found[best].score,
         "rows": len(chosen),
+        "whole": rows == amounts[-1] or len(chosen) == min(PROBE_TRAIN_ROWS, train.rows),
         "outputs": found[best].outputs,
         "seconds": time.monotonic() - began,
     }

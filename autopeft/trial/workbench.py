@@ -367,7 +367,7 @@ class Workbench:
             return self._bare_language_model(job, clock)
         if job.kind == "heads":
             carrier = self.carrier("mean")
-            found = probes.choose_head(carrier, job.heads, self.setup, self.device, clock)
+            found = probes.choose_head(carrier, job.heads, self.setup, self.device, clock, whole=job.whole)
             arrays = found.pop("outputs")
             path = Path("probe") / "outputs.safetensors"
             checkpoint.write_arrays(self.setup.path / path, arrays)

@@ -45,6 +45,14 @@ class ProbePhase:
         self._asked.add(slot)
         return Probe("speed", (state.head if heads_known else state.rules.heads[0],), self._time_limit())
 
+    def mark(self) -> Probe | None:
+        """A probe of all rows, where few of them told which head is best: what adapters are held against."""
+        state = self._state
+        known = state.ledger.log.probes["heads"]
+        if known.get("whole", True) or any(isinstance(job, Probe) for job in state.running.values()):
+            return None
+        return Probe("heads", state.rules.heads, self._time_limit(), whole=True)
+
     @property
     def _needed(self) -> int:
         """Speeds that divide the budget: of all workers but the one that probes the heads, unless it is alone."""
@@ -56,6 +64,9 @@ class ProbePhase:
         Raises:
             AutopeftError: The probe could not be done: nothing else could be, either.
         """
+        if job.whole:
+            self._marked(outcome)
+            return
         if outcome.status != "ok":
             raise AutopeftError(f"the {job.kind} probe ended {outcome.status} ({outcome.reason}): {outcome.detail}")
         ledger = self._state.ledger
@@ -72,6 +83,19 @@ class ProbePhase:
         self._packs.append(measured.get("packs") or {})
         self._seconds = max(self._seconds, outcome.seconds)
         self._divide_if_known()
+
+    def _marked(self, outcome: Outcome) -> None:
+        """Note the score of all rows; the head stays the one that trials have been trained under."""
+        ledger = self._state.ledger
+        before = dict(ledger.log.probes["heads"])
+        busy = float(before.pop("seconds") or 0.0) + outcome.seconds
+        values = {**before, "whole": True}
+        if outcome.status == "ok":
+            values |= {**outcome.values, "metrics": outcome.metrics, "outputs": outcome.outputs, "whole": True}
+            values["head"] = before["head"]
+        else:
+            ledger.note(f"The linear probe is of {before.get('rows')} rows: that of all ended {outcome.reason}.")
+        ledger.write("probe", kind="heads", values=values, seconds=busy)
 
     def resized(self) -> None:
         """Other workers are there than before: with fewer of them, all that are needed may have answered."""
