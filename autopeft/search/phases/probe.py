@@ -23,6 +23,7 @@ class ProbePhase:
         self._speeds: list[Speed] = []
         self._asked: set[int] = set()
         self._lost = 0
+        self._seconds = 0.0
 
     def next(self, slot: int) -> Job | Wait:
         """The head probe first, alone; then the speed probe on all workers at once: they share the machine later."""
@@ -49,9 +50,10 @@ class ProbePhase:
             return
         measured = outcome.values
         generate = measured.get("generate_seconds", 0.0)
+        self._seconds += outcome.seconds
         self._speeds.append(Speed(measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], generate))
         if len(self._speeds) == self._state.slots:
-            self._divide(outcome.seconds)
+            self._divide()
 
     def lost(self, slot: int, reason: str) -> None:
         """The worker died; another one does the probe.
@@ -69,12 +71,12 @@ class ProbePhase:
         limit = self._state.rules.budget.max_time
         return None if limit is None else max(1.0, limit - self._state.ledger.used)
 
-    def _divide(self, seconds: float) -> None:
+    def _divide(self) -> None:
         state = self._state
         slowest = [max(getattr(s, name) for s in self._speeds) for name in ("train", "evaluate", "generate")]
         speed = Speed(*slowest)
         values = asdict(speed)
-        state.ledger.write("probe", kind="speed", values=values, seconds=seconds)
+        state.ledger.write("probe", kind="speed", values=values, seconds=self._seconds)
         arms = state.bind(speed).arms
         strategy = next(iter(arms.values())).strategy
         division = divide(
