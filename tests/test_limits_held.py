@@ -23,7 +23,7 @@ __all__ = ["bert"]
 
 
 @pytest.mark.parametrize("method", ["lora", "parallel"])
-def test_the_gate_refuses_what_fits_in_no_way(bert: Path, method: str) -> None:  # noqa: F811
+def test_the_gate_refuses_what_fits_in_no_way(bert: Path, method: str) -> None:
     model = _bert_model(bert)
     configuration = _one(model.modules, method)
     least = MemoryGate(model, None).least(configuration)
@@ -33,7 +33,7 @@ def test_the_gate_refuses_what_fits_in_no_way(bert: Path, method: str) -> None: 
     assert MemoryGate(model, least).fits(configuration).bytes == least
 
 
-def test_what_choosing_by_fisher_information_needs_is_in_what_is_predicted(bert: Path) -> None:  # noqa: F811
+def test_what_choosing_by_fisher_information_needs_is_in_what_is_predicted(bert: Path) -> None:
     model = _bert_model(bert)
     configuration = _one(model.modules, "fishmask")
     sums = model.choosing_bytes(configuration)

@@ -70,11 +70,12 @@ def beside(
     """
     limited, merged = budget.max_latency_overhead is not None, budget.target == "merged"
     groups = max((len(simpler(each, modules, budget.target)) for each in drawn), default=0)
+    latency = latency_seconds(division.speed.evaluate, limited=limited, merged=merged)
     drops = most_drops(
         0 if evidence == "quick" else groups,
-        full_seconds(division),
+        full_seconds(division) + (latency if limited else 0.0),
         division.workers,
         division.explore_until,
         division.max_trials,
     )
-    return Beside(latency_seconds(division.speed.evaluate, limited=limited, merged=merged), limited, drops)
+    return Beside(latency, limited, drops)

@@ -23,7 +23,7 @@ def nothing_feasible(log: SearchLog, least: Callable[[], Collection[int]], limit
 
     Args:
         log: The journal, folded.
-        least: Says how many bytes the leanest configurations of the arms need, as predicted now; asked only if it matters.
+        least: Says how many bytes the leanest configurations of the arms need, as predicted now; asked if it matters.
         limit: Bytes that were allowed, or None for what the machine has.
     """
     trials = list(log.trials.values())

@@ -171,7 +171,8 @@ def time_section(
     """
     speed, full = division.speed, full_seconds(division)
     explore, confirm, deadline = division.explore_until, division.confirm_until, division.deadline
-    simplify = drops_seconds(full, more.drops, division.workers)
+    each = full + (more.latency if more.limited else 0.0)
+    simplify = drops_seconds(each, more.drops, division.workers)
     return {
         **device_hours(division, budget, eta, more),
         "workers": division.workers,
@@ -192,7 +193,7 @@ def time_section(
         "reserve_seconds": _between(confirm, deadline),
         "full_trainings_that_exploration_affords": None
         if explore is None
-        else (explore - simplify) * division.workers / full,
+        else (explore - simplify) * division.workers / each,
         "max_trials": division.max_trials,
     }
 

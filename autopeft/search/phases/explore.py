@@ -66,7 +66,7 @@ class Explore:
         """The first job of a new trial, while there is time for one and it may be started."""
         state, log, division = self._state, self._state.ledger.log, self._state.division
         started = sum(trial.purpose == "explore" for trial in log.trials.values())
-        first_rung = division.rungs[0] * division.speed.train
+        first_rung = division.rungs[0] * division.speed.train + state.limited_seconds()
         if not state.affords(first_rung, EXPLORE_SHARE) and self._every_arm_tried():
             return None
         if arm.exhausted or (division.max_trials is not None and started >= division.max_trials):

@@ -87,7 +87,7 @@ class Simplify:
         return drops_seconds(self._seconds(trial.hash), drops, self._state.slots)
 
     def _seconds(self, hash: str) -> float:
-        return self._state.seconds(hash, self._state.division.final_rows, final=True)
+        return self._state.run_seconds(hash, self._state.division.final_rows)
 
     def _groups(self) -> dict[str, Group]:
         state, trial = self._state, self._challenger()
