@@ -48,9 +48,10 @@ def test_one_row_and_a_batch_both_keep_the_latency_limit(
 ) -> None:
     monkeypatch.setattr(workbench, "measure_latency", lambda *arguments, **options: ratios)
     setup = make_setup(minilm, tiny_reviews, tmp_path)
-    held = workbench.Workbench(replace(setup, max_latency_overhead=2.9)).run(lora_job(setup, "t", rows=16))
+    job = replace(lora_job(setup, "t", rows=16), latency=True)
+    held = workbench.Workbench(replace(setup, max_latency_overhead=2.9)).run(job)
     assert (held.status, held.reason, held.values["measured"]) == ("infeasible", "max_latency_overhead", 3.0)
-    kept = workbench.Workbench(replace(setup, max_latency_overhead=3.0)).run(lora_job(setup, "t", rows=16))
+    kept = workbench.Workbench(replace(setup, max_latency_overhead=3.0)).run(job)
     assert (kept.status, kept.values["latency"]) == ("ok", {str(rows): ratio for rows, ratio in ratios.items()})
 
 

@@ -28,7 +28,7 @@ class Beside:
 
     Attributes:
         latency: Seconds of measuring one configuration's latency.
-        limited: Whether every trial is measured, as there is a limit on it; else only each finalist is, once.
+        limited: Whether every configuration is measured, as there is a limit on it; else only each finalist is.
         drops: Groups of parts of the challenger that are dropped in turn, at most.
     """
 
@@ -48,8 +48,7 @@ class Beside:
             division: The budget, divided.
             trials: Trials that start.
         """
-        finals = division.finalists * len(division.seeds)
-        measured = trials + self.runs + finals if self.limited else division.finalists
+        measured = trials + self.runs if self.limited else division.finalists
         return self.runs * full_seconds(division) + measured * self.latency
 
 

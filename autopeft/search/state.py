@@ -160,7 +160,7 @@ class State:
         hashes = [trial.hash for trial in self.finals.explored().values()]
         if len(hashes) < len(self.field.arms):
             return division.explore_until
-        finalists = [self.run_seconds(hash, division.final_rows) for hash in hashes]
+        finalists = [self.seconds(hash, division.final_rows, final=True) for hash in hashes]
         runs = finalists * len(FINALIST_SEEDS)
         if self.rules.objective == "pareto":
             runs += [max(finalists)] * FRONT_SIZE * len(division.seeds)
@@ -169,7 +169,7 @@ class State:
     def name_finalists(self) -> None:
         """Journal the finalists."""
         self.finals.name(
-            seconds=self.run_seconds,
+            seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
             once=self.latency_seconds() - self.limited_seconds(),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
@@ -205,12 +205,8 @@ class State:
             train = rows * own
         return train + (self.evaluation_seconds(evaluated) if final else evaluated * division.speed.evaluate)
 
-    def run_seconds(self, hash: str, rows: int) -> float:
-        """Expected seconds of a whole training in one piece: with a limit on latency, measuring it belongs to each."""
-        return self.seconds(hash, rows, final=True) + self.limited_seconds()
-
     def limited_seconds(self) -> float:
-        """Seconds that every new run spends on being held against the limit on latency; 0 without one."""
+        """Seconds that a new configuration spends on being held against the limit on latency; 0 without one."""
         return 0.0 if self.rules.budget.max_latency_overhead is None else self.latency_seconds()
 
     def _own_rate(self, hash: str) -> float | None:

@@ -52,8 +52,7 @@ class Confirm:
     def _fits(self, hash: str) -> bool:
         """Whether a run ends in time; half of what is reserved for testing and saving may be lent to it."""
         state = self._state
-        measured = any(rung.latency for run in state.ledger.log.of_configuration(hash, "confirm") for rung in run.rungs)
-        once = 0.0 if measured else state.latency_seconds() - state.limited_seconds()
+        once = 0.0 if state.ledger.log.latency(hash) else state.latency_seconds()
         return self._ends_in_time([self._seconds(hash) + once], slack=0.5)
 
     def _round_fits(self) -> bool:
@@ -61,7 +60,7 @@ class Confirm:
         return self._ends_in_time([self._seconds(hash) for hash in self._state.finals.hashes()], slack=0.0)
 
     def _seconds(self, hash: str) -> float:
-        return self._state.run_seconds(hash, self._state.final_rows())
+        return self._state.seconds(hash, self._state.final_rows(), final=True)
 
     def _ends_in_time(self, seconds: list[float], slack: float) -> bool:
         state, end, until = self._state, self._state.division.deadline, self._state.division.confirm_until
