@@ -77,9 +77,9 @@ def test_dropping_parts_and_measuring_latency_are_priced() -> None:
     assert beside([mixed()], bert(), replace(DIVISION, max_trials=8), Budget(max_trials=8), "strict").runs == 0
 
 
-def test_a_limit_on_latency_is_measured_of_every_trial() -> None:
+def test_a_limit_on_latency_is_measured_of_every_configuration() -> None:
     found = beside([], bert(), DIVISION, Budget(max_trials=40, max_latency_overhead=1.2), "standard")
-    assert found.seconds(DIVISION, 40) == pytest.approx((40 + 6) * found.latency)
+    assert found.seconds(DIVISION, 40) == pytest.approx(40 * found.latency)
     merged = Budget(max_trials=40, max_latency_overhead=1.2, target="merged")
     assert beside([], bert(), DIVISION, merged, "standard").seconds(DIVISION, 40) == 0.0
 
@@ -123,14 +123,19 @@ def test_the_job_that_measures_gets_the_time_for_it(tmp_path: Path) -> None:
                 return replace(made, values={**made.values, "evaluate_seconds_per_row": 0.5})
             return made
 
-    def times(budget: Budget, folder: Path) -> dict[bool, set[float]]:
+    def times(budget: Budget, folder: Path, purpose: str) -> dict[bool, set[float]]:
         world = Slow(by_method({}), rows=100)
         log = Bench(folder, world, budget, evidence="quick").run()
-        runs = [job for job in world.jobs if isinstance(job, Train) and log.trials[job.trial].purpose == "confirm"]
+        runs = [job for job in world.jobs if isinstance(job, Train) and log.trials[job.trial].purpose == purpose]
         return {told: {round(job.time_limit, 3) for job in runs if job.latency is told} for told in (True, False)}
 
-    found = times(Budget(max_trials=3), tmp_path / "free")
+    found = times(Budget(max_trials=3), tmp_path / "free", "confirm")
     extra = PATIENCE * latency_seconds(0.5, limited=False, merged=False)
     assert max(found[True]) == pytest.approx(max(found[False]) + extra, rel=0.2)
-    limited = times(Budget(max_trials=3, max_latency_overhead=2.0), tmp_path / "limited")
-    assert min(limited[False]) > max(found[False]) + extra / 2
+    limited = Budget(max_trials=3, max_latency_overhead=2.0)
+    explored = times(Budget(max_trials=3), tmp_path / "explored", "explore")
+    measured = times(limited, tmp_path / "limited", "explore")
+    assert not explored[True]
+    assert min(measured[True]) > min(explored[False]) + extra / 2
+    # It is that of the configuration: finalists are not measured again.
+    assert not times(limited, tmp_path / "finalists", "confirm")[True]

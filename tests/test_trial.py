@@ -125,7 +125,7 @@ def test_a_trial_for_plain_peft_goes_on_exactly(setup: WorkSetup) -> None:
 
 @pytest.mark.parametrize("head", ["mean", "stock"])
 def test_the_latency_limit_is_measured_before_training(setup: WorkSetup, head: str) -> None:
-    job = replace(lora_job(setup, "t", rows=32), head=head)
+    job = replace(lora_job(setup, "t", rows=32), head=head, latency=True)
     if head == "stock":
         values = job.configuration.to_dict()
         values["sites"] = {f"bert.{name}": parts for name, parts in values["sites"].items()}

@@ -199,6 +199,7 @@ class SearchLog:
         sessions: 1, and 1 more for each time that it was resumed.
         reopening: Whether the search was given more to do and has not divided it yet.
         interrupted: The signal that ended the latest session, or None.
+        evaluating: Seconds that workers took to evaluate on test rows and eval sets.
         until: ``decided`` where the latest session ends once the verdict is settled, else None.
         used: Seconds consumed at the last record.
         started: Wall-clock time of the first record, ISO 8601.
@@ -230,6 +231,7 @@ class SearchLog:
     sessions: int = 1
     reopening: bool = False
     interrupted: str | None = None
+    evaluating: float = 0.0
     until: str | None = None
     used: float = 0.0
     started: str | None = None
@@ -279,6 +281,7 @@ class SearchLog:
                 self.opened, self.tests, self.looks = True, {}, None
             case "test":
                 self.tests[data["name"]] = data
+                self.evaluating += float(data.get("seconds") or 0.0)
             case "eval_set":
                 if data["sha256"] != self.eval_sets.get(data["name"], {}).get("sha256"):
                     # Scores on the rows that it had before say nothing of these.
@@ -286,6 +289,7 @@ class SearchLog:
                 self.eval_sets[data["name"]] = data
             case "evaluated":
                 self.evaluations.setdefault(data["set"], {})[data["name"]] = data
+                self.evaluating += float(data.get("seconds") or 0.0)
             case "note":
                 self.notes.append(data["text"])
             case "overhead":
@@ -347,7 +351,8 @@ class SearchLog:
     @property
     def busy(self) -> float:
         """Seconds that workers have computed, running jobs not included."""
-        return self.index.busy + sum(float(probe.get("seconds") or 0.0) for probe in self.probes.values())
+        probes = sum(float(probe.get("seconds") or 0.0) for probe in self.probes.values())
+        return self.index.busy + probes + self.evaluating
 
     @property
     def metric(self) -> str:

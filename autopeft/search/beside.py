@@ -28,7 +28,7 @@ class Beside:
 
     Attributes:
         latency: Seconds of measuring one configuration's latency.
-        limited: Whether every trial is measured, as there is a limit on it; else only each finalist is, once.
+        limited: Whether every configuration is measured, as there is a limit on it; else only each finalist is.
         drops: Groups of parts of the challenger that are dropped in turn, at most.
     """
 
@@ -48,8 +48,7 @@ class Beside:
             division: The budget, divided.
             trials: Trials that start.
         """
-        finals = division.finalists * len(division.seeds)
-        measured = trials + self.runs + finals if self.limited else division.finalists
+        measured = trials + self.runs if self.limited else division.finalists
         return self.runs * full_seconds(division) + measured * self.latency
 
 
@@ -70,11 +69,12 @@ def beside(
     """
     limited, merged = budget.max_latency_overhead is not None, budget.target == "merged"
     groups = max((len(simpler(each, modules, budget.target)) for each in drawn), default=0)
+    latency = latency_seconds(division.speed.evaluate, limited=limited, merged=merged)
     drops = most_drops(
         0 if evidence == "quick" else groups,
-        full_seconds(division),
+        full_seconds(division) + (latency if limited else 0.0),
         division.workers,
         division.explore_until,
         division.max_trials,
     )
-    return Beside(latency_seconds(division.speed.evaluate, limited=limited, merged=merged), limited, drops)
+    return Beside(latency, limited, drops)

@@ -171,7 +171,8 @@ def time_section(
     """
     speed, full = division.speed, full_seconds(division)
     explore, confirm, deadline = division.explore_until, division.confirm_until, division.deadline
-    simplify = drops_seconds(full, more.drops, division.workers)
+    each = full + (more.latency if more.limited else 0.0)
+    simplify = drops_seconds(each, more.drops, division.workers)
     return {
         **device_hours(division, budget, eta, more),
         "workers": division.workers,
@@ -182,7 +183,7 @@ def time_section(
         "epochs_of_a_full_training": division.final_rows / train_rows,
         "seconds_of_a_full_training": full,
         "latency_seconds_of_a_measurement": more.latency,
-        "latency_measured_of": "every trial" if more.limited else "each finalist, once",
+        "latency_measured_of": "every configuration" if more.limited else "each finalist, once",
         "seeds_per_finalist": len(division.seeds),
         "baseline_share": division.baseline_share,
         "explore_seconds": explore,
@@ -192,7 +193,7 @@ def time_section(
         "reserve_seconds": _between(confirm, deadline),
         "full_trainings_that_exploration_affords": None
         if explore is None
-        else (explore - simplify) * division.workers / full,
+        else (explore - simplify) * division.workers / each,
         "max_trials": division.max_trials,
     }
 
@@ -211,7 +212,7 @@ def unaffordable(division: Division, more: Beside = NOTHING_BESIDE) -> list[str]
     if division.explore_until is None or division.confirm_until is None:
         return []
     runs = division.finalists * len(division.seeds)
-    measured = runs if more.limited else division.finalists
+    measured = 0 if more.limited else division.finalists
     needed = (runs * full_seconds(division) + measured * more.latency) / division.workers
     left = division.confirm_until - division.explore_until
     if needed <= left:

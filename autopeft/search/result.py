@@ -166,7 +166,7 @@ def _budget(ledger: Ledger, budget: Budget, winner: Mapping[str, Any] | None) ->
         "limits": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
         "used": {
             "seconds": ledger.used,
-            "compute_seconds": sum(busy.values()),
+            "compute_seconds": log.busy,
             "trials": sum(trial.purpose == "explore" for trial in trials),
             "adapter_params": None if winner is None else winner["adapter_params"],
             "peak_bytes": None if winner is None else winner["peak_bytes"],

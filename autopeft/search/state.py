@@ -190,7 +190,7 @@ class State:
         """Journal the finalists."""
         self.finals.name(
             seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
-            once=self.latency_seconds(),
+            once=self.latency_seconds() - self.limited_seconds(),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
             front=self.rules.objective == "pareto",
@@ -231,6 +231,10 @@ class State:
         else:
             train = rows * own
         return train + (self.evaluation_seconds(evaluated) if final else evaluated * division.speed.evaluate)
+
+    def limited_seconds(self) -> float:
+        """Seconds that a new configuration spends on being held against the limit on latency; 0 without one."""
+        return 0.0 if self.rules.budget.max_latency_overhead is None else self.latency_seconds()
 
     def _own_rate(self, hash: str) -> float | None:
         """Seconds per row that training this very configuration has taken; None before it has run."""

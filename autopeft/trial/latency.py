@@ -15,7 +15,7 @@ LATENCY_ROWS = 16
 MOST_SECONDS = 4.0
 """For each of the two ratios of a finalist, about: a large model gets fewer turns."""
 LIMITED_SECONDS = 20.0
-"""The same where a limit is held against the ratios: of every trial."""
+"""The same where a limit is held against the ratios: of every configuration."""
 LONGEST = 60.0
 """Seconds that the batch may take at one turn: of a very large model it has fewer rows."""
 

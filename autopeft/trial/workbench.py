@@ -341,15 +341,15 @@ class Workbench:
             raise TrialFailure("unsupported", detail, infeasible=True, measured=longest)
 
     def _latency(self, job: Train, model: AdaptedModel, carrier: Carrier) -> dict[str, float] | None:
-        """Rows -> ratio to the bare base, where there is a limit or it was asked for; held against the limit."""
+        """Rows -> ratio to the bare base, where it was asked for; held against the limit."""
         limit = self.setup.max_latency_overhead
-        if limit is None and not job.latency:
+        if not job.latency:
             return None
         most = patience(limited=limit is not None)
         ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=most)
         worst = max(ratios.values())
         if limit is not None and worst > limit:
-            detail = f"a forward pass takes {worst:.2f} times the bare base's, above the limit of {limit:.2f}"
+            detail = f"a forward pass takes {worst:.4g} times the bare base's, above the limit of {limit:g}"
             raise TrialFailure("max_latency_overhead", detail, infeasible=True, measured=worst)
         return {str(rows): ratio for rows, ratio in ratios.items()}
 

@@ -54,8 +54,7 @@ class Confirm:
     def _fits(self, hash: str) -> bool:
         """Whether a run ends in time; half of what is reserved for testing and saving may be lent to it."""
         state = self._state
-        measured = any(rung.latency for run in state.ledger.log.of_configuration(hash, "confirm") for rung in run.rungs)
-        once = 0.0 if measured else state.latency_seconds()
+        once = 0.0 if state.ledger.log.latency(hash) else state.latency_seconds()
         return self._ends_in_time([self._seconds(hash) + once], slack=0.5)
 
     def _round_fits(self) -> bool:

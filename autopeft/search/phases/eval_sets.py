@@ -87,6 +87,7 @@ class EvalSets:
             sha256=sha256 if outcome else self._tested.weights().get(name),
             rows=rows,
             reason=reason,
+            seconds=outcome.seconds if outcome else 0.0,
         )
 
     def _due(self, set: str, name: str) -> bool:

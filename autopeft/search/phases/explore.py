@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from autopeft.errors import AutopeftError, NothingFeasible
+from autopeft.errors import AutopeftError
 from autopeft.executors import Wait
 from autopeft.journal import TrialLog
 from autopeft.search.arms import Arm
+from autopeft.search.binding import nothing_feasible
 from autopeft.search.division import EXPLORE_SHARE
 from autopeft.search.phases.simplify import Simplify
 from autopeft.search.phases.train import Trainer
@@ -67,7 +68,7 @@ class Explore:
         """The first job of a new trial, while there is time for one and it may be started."""
         state, log, division = self._state, self._state.ledger.log, self._state.division
         started = log.index.started["explore"]
-        first_rung = division.rungs[0] * division.speed.train
+        first_rung = division.rungs[0] * division.speed.train + state.limited_seconds()
         if not state.affords(first_rung, EXPLORE_SHARE) and self._every_arm_tried():
             return None
         if arm.exhausted or (division.max_trials is not None and started >= division.max_trials):
@@ -155,7 +156,7 @@ class Explore:
         """Nothing more fits: end what is open, and name the finalists or put the challenger's parts to the test.
 
         Raises:
-            NothingFeasible: Everything tried broke the memory limit.
+            NothingFeasible: Everything tried broke a limit.
             AutopeftError: No trial reached a rung.
         """
         state, log = self._state, self._state.ledger.log
@@ -171,23 +172,12 @@ class Explore:
 
     def _fail(self) -> None:
         """Say why nothing was trained: limits that nothing meets, or faults."""
-        log, arms = self._state.ledger.log, self._state.field.arms
-        counts = {status: number for status, number in log.counts.items() if number}
-        refused = any(refusal["constraint"] == "max_memory" for refusal in log.rejected)
+        state, log = self._state, self._state.ledger.log
+        arms = state.field.arms.values()
+        infeasible = nothing_feasible(log, lambda: [a.least_bytes() for a in arms], state.rules.budget.max_memory)
+        if infeasible is not None:
+            raise infeasible
         first = next((trial for trial in log.trials.values() if trial.detail), None)
         why = f" The first: {first.reason}: {first.detail}" if first else ""
-        if set(counts) <= {"infeasible"} and (counts or refused):
-            peaks = [trial.peak_bytes for trial in log.trials.values() if trial.peak_bytes]
-            by_memory = refused or any(trial.reason in ("max_memory", "oom") for trial in log.trials.values())
-            if by_memory:
-                least = min([*peaks, *(arm.least_bytes() for arm in arms.values())])
-                given = self._state.rules.budget.max_memory is not None
-                what = "max_memory" if given else "a worker's share of what is free here (fewer workers get more)"
-                text = f"no configuration fits into {what}; the smallest needs {least:,} bytes.{why}"
-                raise NothingFeasible("max_memory", {"max_memory": least}, text)
-            binds = str(first.reason) if first else "max_latency_overhead"
-            measured = [trial.measured for trial in log.trials.values() if trial.reason == binds and trial.measured]
-            smallest = {binds: min(measured)} if measured else {}
-            raise NothingFeasible(binds, smallest, f"every configuration that was tried broke a limit.{why}")
-        causes = ", ".join(f"{number} {status}" for status, number in counts.items())
+        causes = ", ".join(f"{number} {status}" for status, number in log.counts.items() if number)
         raise AutopeftError(f"no trial reached a rung ({causes}).{why}")

@@ -79,9 +79,9 @@ class ProbePhase:
             return
         measured = outcome.values
         generate = measured.get("generate_seconds", 0.0)
+        self._seconds += outcome.seconds
         self._speeds.append(Speed(measured["train_seconds_per_row"], measured["evaluate_seconds_per_row"], generate))
         self._packs.append(measured.get("packs") or {})
-        self._seconds = max(self._seconds, outcome.seconds)
         self._divide_if_known()
 
     def _marked(self, outcome: Outcome) -> None:
@@ -104,7 +104,7 @@ class ProbePhase:
     def _divide_if_known(self) -> None:
         known = "heads" in self._state.ledger.log.probes and not self._state.divided
         if known and len(self._speeds) >= self._needed:
-            self._divide(self._seconds)
+            self._divide()
 
     def lost(self, slot: int, reason: str) -> None:
         """The worker died; another one does the probe.
@@ -124,7 +124,7 @@ class ProbePhase:
         limit = self._state.rules.budget.max_time
         return None if limit is None else max(1.0, limit - self._state.ledger.used)
 
-    def _divide(self, seconds: float) -> None:
+    def _divide(self) -> None:
         state = self._state
         slowest = [max(getattr(s, name) for s in self._speeds) for name in ("train", "evaluate", "generate")]
         speed = Speed(*slowest)
@@ -132,7 +132,7 @@ class ProbePhase:
         if all(self._packs):
             slowest_pack = {str(size): max(found[size] for found in self._packs) for size in self._packs[0]}
             values["packs"] = slowest_pack
-        state.ledger.write("probe", kind="speed", values=values, seconds=seconds)
+        state.ledger.write("probe", kind="speed", values=values, seconds=self._seconds)
         if state.pack_speeds:
             state.ledger.note(about_packs(state.pack_speeds, state.rules.pack))
         arms = state.bind(speed).arms

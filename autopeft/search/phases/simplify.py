@@ -96,7 +96,8 @@ class Simplify:
         return drops_seconds(self._seconds(trial.hash), drops, self._state.slots)
 
     def _seconds(self, hash: str) -> float:
-        return self._state.seconds(hash, self._state.division.final_rows, final=True)
+        state = self._state
+        return state.seconds(hash, state.division.final_rows, final=True) + state.limited_seconds()
 
     def _groups(self) -> dict[str, Group]:
         state, trial = self._state, self._challenger()

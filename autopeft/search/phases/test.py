@@ -58,6 +58,7 @@ class TestPhase:
             outputs=outcome.outputs,
             sha256=job.sha256,
             ability=outcome.values.get("ability"),
+            seconds=outcome.seconds,
         )
 
     def folders(self) -> dict[str, str]:

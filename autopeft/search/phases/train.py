@@ -47,9 +47,11 @@ class Trainer:
         final = rung == len(rungs) - 1
         rows_to = state.final_rows() if trial.purpose == "confirm" else rungs[rung]
         state.held.pop(trial.id, None)
-        latency = trial.purpose == "confirm" and not self._latency_known(trial)
+        # It is that of the configuration, whatever the seed: to measure it again would refuse by chance what was kept.
+        limited = state.rules.budget.max_latency_overhead is not None
+        latency = (limited or trial.purpose == "confirm") and trial.rows == 0 and not self._latency_known(trial)
         expected = state.seconds(trial.hash, rows_to - trial.rows, final=final)
-        if latency or (trial.rows == 0 and state.rules.budget.max_latency_overhead is not None):
+        if latency:
             expected += state.latency_seconds()
         return Train(
             trial=trial.id,
@@ -71,10 +73,10 @@ class Trainer:
 
     def _latency_known(self, trial: TrialLog) -> bool:
         """Whether another run of the configuration has measured it, or is about to."""
-        runs = self._state.ledger.log.of_configuration(trial.hash, "confirm")
+        runs = self._state.ledger.log.of_configuration(trial.hash)
         # Only earlier ones: after a resume several may run anew, and one of them must do it.
         earlier = runs[: [run.id for run in runs].index(trial.id)]
-        return any(run.status == "running" for run in earlier) or any(
+        return any(run.status == "running" and run.purpose == trial.purpose for run in earlier) or any(
             rung.latency for run in runs for rung in run.rungs
         )
 
