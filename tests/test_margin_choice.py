@@ -24,6 +24,8 @@ def challenger(margin: float | None, *space: tuple[str, int, float]) -> str:
         trial = TrialLog(f"t{number}", name, arm, "explore", 0, number, 0)
         trial.rungs.append(RungLog(2, 9000, {"accuracy": score}))
         log.trials[trial.id] = trial
+        log.index.start(trial)
+        log.index.update(trial, "accuracy", params)
     ledger = cast(Ledger, SimpleNamespace(log=log))
     return Finals(ledger, division(), ("baseline", "space")).explored()["challenger"].hash
 

@@ -62,6 +62,8 @@ def test_what_a_first_run_measures_beside_is_paid_for(once: float, seeds: int) -
         trial = TrialLog(f"t{number}", name, arm, "explore", 0, number, 0)
         trial.rungs.append(RungLog(2, 9000, {"accuracy": 0.8}))
         log.trials[trial.id] = trial
+        log.index.start(trial)
+        log.index.update(trial, "accuracy", 1000)
     written: dict[str, Any] = {}
     made = division()
     assert made.confirm_until is not None
