@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -155,8 +156,10 @@ def test_latency_is_that_of_the_winner(tmp_path: Path) -> None:
     assert "tuned LoRA: times 1.25" in named(advise(log), "latency", "winner").words
     assert "tuned LoRA:" not in named(advise(log), "latency", "baseline").words
     assert "adds nothing" in named(advise(log), "latency", "baseline").words
-    known = log.configurations[runs[0].hash].configuration
-    next(iter(known["sites"].values()))[0]["method"] = "serial"
+    known = log.configurations[runs[0].hash]
+    changed = json.loads(json.dumps(dict(known.configuration)))
+    next(iter(changed["sites"].values()))[0]["method"] = "serial"
+    log.configurations[runs[0].hash] = replace(known, configuration=changed)
     assert "it cannot be merged" in named(advise(log), "latency", "winner").words
     log.plan["budget"] = {"max_latency_overhead": 1.4}
     assert "within the limit of 1.4" in named(advise(log), "latency", "winner").words

@@ -105,6 +105,8 @@ class TestFlags:
             "pack": ("4", 4),
             "executor": ("inprocess", "inprocess"),
             "cache_bytes": ("4GiB", 2**32),
+            "precision": ("float32", "float32"),
+            "attention": ("sdpa", "sdpa"),
         }
         left_out = {"preset", "resume", "task.prompt_column", "task.response_column"}
         argv, expected = ["search"], {}
@@ -339,7 +341,9 @@ class Search:
         self.end = end
         self.started = 0.0
 
-    def __call__(self, spec: Any, on_event: Any = None, *, started: float) -> Any:
+    def __call__(self, spec: Any, on_event: Any = None, *, started: float, workers: Any) -> Any:
+        # The model and the data are no files here, so that no workers come up early.
+        assert workers is None
         self.started = started
         print("a library writes to stdout")
         on_event(Event("tick", {}, Snapshot("explore", done=1, used_seconds=1.0)))
