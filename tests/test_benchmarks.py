@@ -34,7 +34,7 @@ def test_peft_builds_every_configuration_of_the_list_with_as_many_parameters(loa
     import torch
 
     carrier = meta_carrier(minilm, kind="sequence_classification", head="stock", labels=2)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     listed = load("configurations").entries(carrier, 24)
     assert len({json.dumps(entry["configuration"]) for entry in listed}) == 24
     assert len({entry["method"] for entry in listed}) == 7

@@ -22,7 +22,6 @@ from autopeft.cost.memory import Fit, MemoryGate, MemoryModel, predict_bytes
 from autopeft.cost.step import build_optimizer, micro_batches, train_step
 from autopeft.data.encoded import Batch
 from autopeft.errors import InputError
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.execution import PLAIN, Execution, executions
@@ -145,7 +144,7 @@ def test_a_prediction_is_what_a_real_step_needs(
         labels=task["labels"],
         attention=attention,
     )
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     model = MemoryModel(lambda: meta_carrier(folder, **task, attention=attention), modules, length=24, dtype=dtype)
     rng = random.Random(f"{architecture}{attention}{dtype}")
     for _ in range(4):
@@ -164,7 +163,7 @@ def test_a_prediction_is_what_a_real_step_needs(
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.unsearchable is None])
 def test_every_method_is_predicted(bert: Path, method: str) -> None:
     carrier = attach(load_base(str(bert), kind="sequence_classification"), head="mean", labels=5)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     model = MemoryModel(lambda: meta_carrier(bert, **CLASSES), modules, length=24, dtype="float32")
     configuration = alone(modules, method)
     predicted = model.predict(configuration)
@@ -188,7 +187,7 @@ def test_every_method_is_predicted(bert: Path, method: str) -> None:
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.unsearchable is None])
 def test_the_leanest_way_of_every_method_is_predicted(bert: Path, method: str) -> None:
     carrier = attach(load_base(str(bert), kind="sequence_classification"), head="mean", labels=5)
-    modules, row = module_map(carrier.model), METHODS[method]
+    modules, row = carrier.modules, METHODS[method]
     model = MemoryModel(lambda: meta_carrier(bert, **CLASSES), modules, length=24, dtype="float32")
     configuration = alone(modules, method)
     way, whole = model.leanest(configuration), model.predict(configuration).bytes
@@ -204,7 +203,7 @@ def test_a_config_is_enough_for_a_model_that_would_not_fit_here() -> None:
     def plan() -> Carrier:
         return meta_carrier(LLAMA_7B, **WORDS, attention="sdpa")
 
-    modules = module_map(plan().model)
+    modules = plan().modules
     weights = sum(parameter.numel() for parameter in plan().model.parameters())
     assert weights > 6.7e9
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -221,7 +220,7 @@ def test_checkpointing_and_fewer_adapted_blocks_need_less(bert: Path) -> None:
     def plan() -> Carrier:
         return meta_carrier(bert, **CLASSES, attention="eager")
 
-    modules = module_map(plan().model)
+    modules = plan().modules
     setting: dict[str, Any] = {"rows": 16, "length": 64, "dtype": "float32"}
     full = predict_bytes(plan, _one(modules, "lora"), modules, **setting)
     assert (
@@ -240,7 +239,7 @@ def test_an_unknown_dtype_is_refused() -> None:
 
 def test_a_carrier_with_weights_is_left_alone(bert: Path) -> None:
     carrier = attach(load_base(str(bert), kind="sequence_classification"), head="mean", labels=5)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     with pytest.raises(ValueError, match="meta device"):
         MemoryModel(lambda: carrier, modules, length=8, dtype="bfloat16").predict(_one(modules, "lora"))
     assert {parameter.dtype for parameter in carrier.model.parameters()} == {torch.float32}
@@ -264,7 +263,7 @@ def _bert_model(folder: Path, length: int = 32) -> MemoryModel:
     def plan() -> Carrier:
         return meta_carrier(folder, **CLASSES, attention="eager")
 
-    return MemoryModel(plan, module_map(plan().model), length=length, dtype="float32")
+    return MemoryModel(plan, plan().modules, length=length, dtype="float32")
 
 
 def test_what_does_not_matter_for_memory_is_not_predicted_again(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +340,7 @@ def test_the_gate_learns_what_a_device_needs_more(bert: Path) -> None:
 
 def test_minilm_is_predicted_within_one_per_cent(minilm: Path) -> None:
     carrier = attach(load_base(str(minilm), kind="sequence_classification", dtype="bfloat16"), head="mean", labels=150)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     configuration = _random(modules, random.Random(1), rows=16)
     plan = lambda: meta_carrier(minilm, kind="sequence_classification", head="mean", labels=150)  # noqa: E731
     predicted = predict_bytes(plan, configuration, modules, rows=16, length=32, dtype="bfloat16")

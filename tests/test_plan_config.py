@@ -188,7 +188,7 @@ def test_arithmetic_agrees_with_the_operations(make: Callable[[], Any]) -> None:
     lm = config["model_type"] == "llama"
     kind, head = ("causal_lm", "lm") if lm else ("sequence_classification", "mean")
     carrier = meta_carrier(config, kind=kind, head=head, labels=0 if lm else 2)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     configuration = speed_configuration(modules, kind)
     rows, length, answers = 2, 40, 10
     model = adapt(carrier, configuration, modules, seed=0).to_empty(device="cpu")

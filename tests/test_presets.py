@@ -11,7 +11,6 @@ from autopeft import catalogue
 from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, meta_carrier
 from autopeft.errors import NothingFeasible
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space import BoundSpace, bind, resolve
 from autopeft.space.configuration import Configuration
@@ -44,7 +43,7 @@ def values_of(space: str) -> SpaceValues:
 
 def bound(space: str, carrier: Carrier) -> BoundSpace:
     target = "vllm" if space == "vllm" else "any"
-    return bind(values_of(space), module_map(carrier.model), kind=carrier.kind, target=target)
+    return bind(values_of(space), carrier.modules, kind=carrier.kind, target=target)
 
 
 @pytest.mark.parametrize("model", CONFIGS)
@@ -118,7 +117,7 @@ def test_a_limit_below_everything_is_told_for_every_space() -> None:
     for space in SPACES:
         model = "llama" if space == "vllm" else "bert"
         carrier = planned(model)
-        modules = module_map(carrier.model)
+        modules = carrier.modules
         values, target = values_of(space), "vllm" if space == "vllm" else "any"
         with pytest.raises(NothingFeasible) as caught:
             bind(values, modules, kind=carrier.kind, target=target, param_limit=1)
