@@ -53,6 +53,13 @@ LLAMA_7B: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_predictions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is predicted about as rarely as for large models: it is what takes the time of a plan."""
+    sites = 80 if request.function is test_a_config_of_an_encoder else 1
+    monkeypatch.setattr("autopeft.search.preview.PREDICTED_SITES", sites)
+
+
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
     """Prompts and answers."""
@@ -125,6 +132,7 @@ def test_a_config_of_an_encoder(tmp_path: Path, tiny_reviews: Path) -> None:
     found = planned(folder, tiny_reviews, workers=3)
     assert found["task"]["kind"] == "sequence_classification"
     assert found["model"]["base_params"] == sum(p.numel() for p in BertModel(BertConfig(**TINY)).parameters())
+    assert found["space"]["memory_predictions"] > 4
     assert found["time"]["workers"] == 3
     assert found["time"]["device_hours_by"] == "trials"
     assert any("lengths are estimated" in note for note in found["task"]["notes"])
