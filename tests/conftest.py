@@ -145,6 +145,12 @@ def whole_setup(prepared: WorkSetup, minilm: Path, tmp_path: Path) -> WorkSetup:
     return replace(prepared, base=load_base(str(minilm), kind=prepared.kind, dtype="float32"), folder=str(tmp_path))
 
 
+@pytest.fixture
+def few_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan predicts memory as rarely as for the largest models: that is what takes its time."""
+    monkeypatch.setattr("autopeft.search.preview.PREDICTED_SITES", 1)
+
+
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain folder of SmolLM2-135M-Instruct, made once a session."""

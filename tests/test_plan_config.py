@@ -53,11 +53,7 @@ LLAMA_7B: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def few_predictions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is predicted about as rarely as for large models: it is what takes the time of a plan."""
-    sites = 80 if request.function is test_a_config_of_an_encoder else 1
-    monkeypatch.setattr("autopeft.search.preview.PREDICTED_SITES", sites)
+pytestmark = pytest.mark.usefixtures("few_predictions")
 
 
 @pytest.fixture
@@ -127,7 +123,8 @@ def test_a_plan_is_the_same_as_with_weights(tmp_path: Path, questions: Path, as_
     assert real.modules("lm") == sketched.modules("lm")
 
 
-def test_a_config_of_an_encoder(tmp_path: Path, tiny_reviews: Path) -> None:
+def test_a_config_of_an_encoder(tmp_path: Path, tiny_reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autopeft.search.preview.PREDICTED_SITES", 80)
     folder = config_folder(tmp_path / "bert", BertConfig(**TINY))
     found = planned(folder, tiny_reviews, workers=3)
     assert found["task"]["kind"] == "sequence_classification"

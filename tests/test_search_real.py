@@ -217,6 +217,7 @@ def test_a_data_frame_and_a_regression(minilm: Path, tmp_path: Path) -> None:
     assert predicted[0]["score"] > predicted[1]["score"]
 
 
+@pytest.mark.usefixtures("few_predictions")
 def test_a_plan_says_what_the_verdict_can_show(short_minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
     values = options(short_minilm, tiny_reviews, tmp_path / "run", evidence="standard")
     values.pop("out")
