@@ -11,7 +11,6 @@ from autopeft.compose.adapt import adapt
 from autopeft.compose.base import attach, load_base
 from autopeft.compose.store import save_adapter
 from autopeft.cost.size import adapter_bytes
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 
@@ -57,7 +56,7 @@ def test_so_it_is_for_methods_about_the_whole_model(method: str, minilm: Path, t
 
 
 def test_size_counts_four_bytes_per_parameter_and_something_for_every_part(minilm: Path) -> None:
-    modules = module_map(attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=2).model)
+    modules = attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=2).modules
     training = Training((("lora", 1e-3),), 1e-3, 16)
     site = modules.select(["query"])[0]
 

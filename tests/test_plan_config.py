@@ -24,7 +24,6 @@ from autopeft.cost.step import StepTensors, compute_loss
 from autopeft.data.estimate import estimate
 from autopeft.data.read import read
 from autopeft.errors import InputError, NothingFeasible
-from autopeft.inspect import module_map
 from autopeft.search.division import FINALIST_SEEDS, Division, Speed
 from autopeft.search.hours import device_hours, full_seconds, unaffordable
 from autopeft.search.prepare import prepare
@@ -282,7 +281,7 @@ def test_time_that_cannot_pay_for_the_finalists_is_told() -> None:
 
 
 def bound_llama(methods: list[str], target: str = "any") -> BoundSpace:
-    modules = module_map(meta_carrier(LlamaConfig(**TINY).to_dict(), kind="causal_lm", head="lm").model)
+    modules = meta_carrier(LlamaConfig(**TINY).to_dict(), kind="causal_lm", head="lm").modules
     values = resolve(catalogue.read("spaces", "hybrid"), [("space.methods", methods)])
     return bind(values, modules, kind="causal_lm", target=target)
 
