@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +53,21 @@ def save_tiny(name: str, folder: Path) -> Path:
 def carrier_of(folder: Path, kind: str, head: str, *, dtype: str = "float32", attention: str = "eager") -> Carrier:
     base = load_base(folder, kind=kind, dtype=dtype)  # type: ignore[arg-type]
     labels = {"sequence_classification": 3, "regression": 1, "causal_lm": 0}[kind]
-    return attach(base, head=head, labels=labels, attention=attention)  # type: ignore[arg-type]
+    carrier = attach(base, head=head, labels=labels, attention=attention)  # type: ignore[arg-type]
+    # Where a carrier keeps it: finding the modules anew would be half of many a test.
+    vars(carrier)["modules"] = map_of(carrier.model)
+    return carrier
+
+
+def map_of(model: Any) -> ModuleMap:
+    """The module map of a model without adapters, made once for all that are alike."""
+    key = (type(model), model.config._attn_implementation, model.config.to_json_string())
+    if key not in _MAPS:
+        _MAPS[key] = module_map(model)
+    return _MAPS[key]
+
+
+_MAPS: dict[tuple[type, str, str], ModuleMap] = {}
 
 
 def training(dropout: float = 0.0) -> Training:
@@ -109,7 +120,7 @@ def arbitrary(modules: ModuleMap, seed: int, dropout: float = 0.0) -> Configurat
 
 
 def config_for(model: Any, *methods: str, size: int = 3) -> HybridConfig:
-    modules = module_map(model)
+    modules = map_of(model)
     sites: dict[str, list[dict[str, Any]]] = {}
     for site in modules.sites:
         for name in methods:
@@ -151,7 +162,7 @@ class SomeData:
 
 def build(carrier: Carrier, configuration: Configuration, seed: int = 3) -> AdaptedModel:
     data = SomeData(carrier.model, seed)
-    return adapt(carrier, configuration, module_map(carrier.model), seed=seed, data=data)
+    return adapt(carrier, configuration, carrier.modules, seed=seed, data=data)
 
 
 def rows(length: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,26 +223,3 @@ def gradients_reach(adapted: AdaptedModel) -> set[str]:
 def logits_of(adapted: AdaptedModel) -> torch.Tensor:
     with torch.no_grad():
         return adapted(*rows())
-
-
-def run_script(script: str, *arguments: object) -> str:
-    """Run Python source in a fresh process and return what it prints."""
-    return _run([sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)])
-
-
-def run_without_autopeft(script: str, *arguments: object) -> str:
-    """The same where the libraries are installed and autopeft is not: no checkout on the path, no editable install."""
-    code = (
-        f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n"
-        # An editable install leaves a folder with presets there, which holds no code.
-        "import importlib.util; assert getattr(importlib.util.find_spec('autopeft'), 'origin', None) is None\n"
-    )
-    return _run([sys.executable, "-I", "-S", "-W", "ignore", "-c", code + script, *map(str, arguments)])
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).resolve().parents[1], check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

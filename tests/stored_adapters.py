@@ -23,7 +23,6 @@ import autopeft
 from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, load_base
 from autopeft.compose.store import save_adapter
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
@@ -144,7 +143,7 @@ def write(target: Path) -> None:
         make_bases(root / "bases")
         heads = [where.split("/") for where in ("bert/mean", "bert/stock", "llama/lm", "gpt2/lm")]
         carriers = {f"{base}/{head}": carrier_of(root / "bases", base, head) for base, head in heads}
-        maps = {where: module_map(carrier.model) for where, carrier in carriers.items()}
+        maps = {where: carrier.modules for where, carrier in carriers.items()}
         rates = tuple((name, method.rate.default) for name, method in sorted(METHODS.items()))
         for name, where, sites in configurations(maps):
             carrier = carriers[where]

@@ -17,7 +17,7 @@ from autopeft.errors import TrialFailure
 from autopeft.evidence.signatures import forgetting
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.strategy.jobs import Evaluate, Train
-from autopeft.testing.executors import lora_job, make_setup
+from autopeft.testing.executors import lora_job
 from autopeft.trial import workbench
 from autopeft.trial.ability import LEAST_ROWS, ability, prompts_of
 from autopeft.trial.setup import WorkSetup
@@ -168,8 +168,8 @@ def test_a_curve_has_the_mean_of_all_losses_and_ends_at_the_last_row() -> None:
     assert TrainResult().curve(0) == []
 
 
-def test_a_trial_keeps_its_curve_from_rung_to_rung(tmp_path: Path, minilm: Path, tiny_reviews: Path) -> None:
-    setup = make_setup(minilm, tiny_reviews, tmp_path)
+def test_a_trial_keeps_its_curve_from_rung_to_rung(prepared: WorkSetup, tmp_path: Path) -> None:
+    setup = replace(prepared, folder=str(tmp_path))
     bench, job = Workbench(setup), lora_job(setup, "t", rows=160)
     first = bench.run(job)
     second = bench.run(replace(job, rows_from=first.rows, rows_to=320, rung=1))

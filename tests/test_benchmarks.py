@@ -14,7 +14,6 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from autopeft.compose.base import meta_carrier
-from autopeft.inspect import module_map
 from autopeft.space.configuration import Configuration
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -34,7 +33,7 @@ def test_peft_builds_every_configuration_of_the_list_with_as_many_parameters(loa
     import torch
 
     carrier = meta_carrier(minilm, kind="sequence_classification", head="stock", labels=2)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     listed = load("configurations").entries(carrier, 24)
     assert len({json.dumps(entry["configuration"]) for entry in listed}) == 24
     assert len({entry["method"] for entry in listed}) == 7
@@ -48,14 +47,14 @@ def test_peft_builds_every_configuration_of_the_list_with_as_many_parameters(loa
 
 
 def test_a_shorter_list_is_the_beginning_of_a_longer_one(load, minilm: Path) -> None:
-    modules = module_map(meta_carrier(minilm, kind="sequence_classification", head="stock", labels=2).model)
+    modules = meta_carrier(minilm, kind="sequence_classification", head="stock", labels=2).modules
     fixed = load("configurations").fixed
     assert fixed(modules, 5) == fixed(modules, 24)[:5]
 
 
 def test_the_peers_of_the_search_may_train_what_fits_one_per_cent_of_the_model(load, minilm: Path) -> None:
     peers = load("peer_search")
-    modules = module_map(meta_carrier(minilm, kind="sequence_classification", head="stock", labels=2).model)
+    modules = meta_carrier(minilm, kind="sequence_classification", head="stock", labels=2).modules
     roles = {"qv": ("query", "value"), "all": ("query", "key", "value", "output", "up", "down")}
     for place, ranks in peers.RANKS.items():
         each = sum(site.in_features + site.out_features for site in modules.select(roles[place]))

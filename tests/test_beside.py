@@ -98,6 +98,7 @@ def test_no_measurement_takes_longer_than_its_limits() -> None:
             assert latency_seconds(row, limited=limited, merged=False) <= 2 * max(patience, LONGEST) + 4 * row
 
 
+@pytest.mark.usefixtures("few_predictions")
 def test_a_plan_tells_them(tmp_path: Path, tiny_reviews: Path) -> None:
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
     BertConfig(**sizes, vocab_size=300, max_position_embeddings=128).save_pretrained(tmp_path / "bert")

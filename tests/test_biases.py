@@ -17,13 +17,12 @@ from compose_models import (
     carrier_of,
     logits_of,
     rows,
-    run_without_autopeft,
-    save_tiny,
     train_steps,
     training,
     uniform,
 )
 from example_search import ExampleSearch
+from fresh import run_without_autopeft
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
@@ -37,7 +36,6 @@ from autopeft.compose.stock import load_stock
 from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.cost.size import adapter_bytes
 from autopeft.errors import DamagedFile
-from autopeft.inspect import module_map
 from autopeft.journal import SearchLog
 from autopeft.report import gather
 from autopeft.space import bind, resolve
@@ -67,20 +65,9 @@ print(float((output - data["raw"]).abs().max() / data["raw"].abs().max()), float
 """
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: save_tiny(name, root / name) for name in KINDS}
-
-
-@pytest.fixture(scope="module")
-def bert(folders: dict[str, Path]) -> Carrier:
-    return carrier_of(folders["bert"], "sequence_classification", "mean")
-
-
 def on(carrier: Carrier, *methods: str, roles: tuple[str, ...] = (), everywhere: bool = False) -> Configuration:
     """Biases on all sites, or only where the other method is; that on the sites of some roles."""
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     full = uniform(modules, *methods)
     sites: dict[str, list[Part]] = {}
     for name, parts in full.sites:
@@ -171,7 +158,7 @@ def test_for_other_targets_it_stays_the_exact_hybrid(bert: Carrier, tmp_path: Pa
 @pytest.mark.parametrize("methods", [("bias",), ("ia3", "bias"), ("lora", "bias", "layernorm"), ("bias", "dora")])
 def test_what_one_config_of_peft_cannot_say(bert: Carrier, methods: tuple[str, ...]) -> None:
     # peft's DoRA takes the base's bias off before it scales, so a bias inside of it is another function.
-    assert lower(uniform(module_map(bert.model), *methods), bert, target="peft") is None
+    assert lower(uniform(bert.modules, *methods), bert, target="peft") is None
 
 
 def test_it_takes_no_more_room_than_the_hybrid(bert: Carrier, tmp_path: Path) -> None:
@@ -180,11 +167,11 @@ def test_it_takes_no_more_room_than_the_hybrid(bert: Carrier, tmp_path: Path) ->
     for target in ("any", "peft"):
         save_adapter(adapted, tmp_path / target, meta={}, target=target)
     sizes = [sum(path.stat().st_size for path in (tmp_path / target).iterdir()) for target in ("any", "peft")]
-    assert sizes[1] < sizes[0] <= adapter_bytes(adapted.configuration, module_map(bert.model), adapted.head_params)
+    assert sizes[1] < sizes[0] <= adapter_bytes(adapted.configuration, bert.modules, adapted.head_params)
 
 
 def test_lora_alone_is_saved_as_ever(bert: Carrier, tmp_path: Path) -> None:
-    adapted = trained(bert, uniform(module_map(bert.model), "lora"))
+    adapted = trained(bert, uniform(bert.modules, "lora"))
     weights = [save_adapter(adapted, tmp_path / name, meta={}, target=name) for name in ("any", "peft")]
     assert weights[0] == weights[1]
     assert "writes_base_biases" not in describe(tmp_path / "peft")
@@ -288,7 +275,7 @@ def test_peft_says_nothing_about_what_it_loads(bert: Carrier, folders: dict[str,
 def test_a_search_for_peft_draws_them_and_lowers_all(space: str) -> None:
     values = CONFIGS["bert"].to_dict() | {"model_type": "bert"}
     carrier = meta_carrier(values, kind="sequence_classification", head="stock", labels=3)
-    modules, resolved = module_map(carrier.model), resolve(catalogue.read("spaces", space))
+    modules, resolved = carrier.modules, resolve(catalogue.read("spaces", space))
     limit = modules.base_params // 20
     found = bind(resolved, modules, kind="sequence_classification", target="peft", param_limit=limit)
     drawn = [found.decode(found.draw(index, 0)) for index in range(150)]

@@ -1,4 +1,4 @@
-"""Places that are chosen when a trial begins, on real MiniLM: the right ones, stored, and kept from then on."""
+"""Places that are chosen when a trial begins, on MiniLM's first blocks: the right ones, stored and kept."""
 
 from __future__ import annotations
 
@@ -16,22 +16,15 @@ from safetensors.torch import load_file
 from autopeft.compose.adapt import adapt
 from autopeft.cost.step import compute_loss, step_tensors
 from autopeft.data.batches import pad
-from autopeft.inspect import module_map
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.strategy.jobs import Train
-from autopeft.testing.executors import make_setup
 from autopeft.trial.choosing import FISHER_ROWS, FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import subset
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import Workbench
 
-SITE, TOKENS = "encoder.layer.2.attention.self.query", "embeddings.word_embeddings"
-
-
-@pytest.fixture
-def setup(tmp_path: Path, minilm: Path, tiny_reviews: Path) -> WorkSetup:
-    return make_setup(minilm, tiny_reviews, tmp_path)
+SITE, TOKENS = "encoder.layer.1.attention.self.query", "embeddings.word_embeddings"
 
 
 def job_of(method: str, site: str, **knobs: int) -> Train:
@@ -130,7 +123,7 @@ class Examples:
 
 def test_cpt_begins_as_examples(tmp_path: Path) -> None:
     carrier = carrier_of(save_tiny("llama", tmp_path), "causal_lm", "lm")
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     configuration = alone(modules, "cpt")
     adapted = adapt(carrier, configuration, modules, seed=1, data=Examples())
     count = int(configuration.sites[0][1][0]["tokens"])

@@ -22,8 +22,7 @@ from autopeft.executors.base import Done, Event, Finished, Resized, Wait
 from autopeft.executors.folder import SharedFolder
 from autopeft.executors.seats import Hello
 from autopeft.strategy.jobs import Job, Outcome, Probe
-from autopeft.testing.executors import ExecutorContract, Script, make_setup
-from autopeft.trial.setup import WorkSetup
+from autopeft.testing.executors import ExecutorContract, Script
 
 STORE = 100 * 2**20
 
@@ -285,10 +284,6 @@ class TestOnACluster(ExecutorContract):
     """The behaviour suite, with real jobs on two nodes."""
 
     address: str
-
-    @pytest.fixture
-    def setup(self, tmp_path: Path, minilm: Path, tiny_reviews: Path) -> WorkSetup:
-        return make_setup(minilm, tiny_reviews, tmp_path)
 
     @pytest.fixture(autouse=True, scope="class")
     def cluster(self) -> Iterator[None]:

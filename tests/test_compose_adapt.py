@@ -16,7 +16,6 @@ from compose_models import (
     logits_of,
     loss_of,
     rows,
-    save_tiny,
     train_steps,
     training,
     uniform,
@@ -25,27 +24,10 @@ from compose_models import (
 from autopeft.compose.adapt import AdaptedModel, adapt, reseed
 from autopeft.compose.base import Carrier, checksum
 from autopeft.errors import TrialFailure
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part
 
 KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causal_lm"}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: save_tiny(name, root / name) for name in KINDS}
-
-
-@pytest.fixture(scope="module")
-def bert(folders: dict[str, Path]) -> Carrier:
-    return carrier_of(folders["bert"], "sequence_classification", "mean")
-
-
-@pytest.fixture(scope="module")
-def llama(folders: dict[str, Path]) -> Carrier:
-    return carrier_of(folders["llama"], "causal_lm", "lm")
 
 
 def copies(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
@@ -61,7 +43,7 @@ def any_carrier(folders: dict[str, Path], name: str, attention: str = "eager") -
 @pytest.mark.parametrize("seed", range(12))
 def test_random_configurations(folders: dict[str, Path], name: str, seed: int) -> None:
     carrier = any_carrier(folders, name, "sdpa" if seed % 2 else "eager")
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     configuration = arbitrary(modules, seed, dropout=0.1 * (seed % 3))
     before = checksum(carrier)
     adapted = build(carrier, configuration)
@@ -86,7 +68,7 @@ def test_every_method_starts_as_the_table_says_and_switches_off(
     folders: dict[str, Path], method: str, name: str, attention: str
 ) -> None:
     carrier = any_carrier(folders, name, attention)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     configuration = uniform(modules, method)
     if not configuration.sites:
         pytest.skip(f"{method} has no place in {name}")
@@ -106,7 +88,7 @@ def test_every_method_starts_as_the_table_says_and_switches_off(
 @pytest.mark.parametrize("head", ["stock", "cls", "mean"])
 def test_heads(folders: dict[str, Path], head: str) -> None:
     carrier = carrier_of(folders["bert"], "sequence_classification", head)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     one, two = (adapt(carrier, uniform(modules, name), modules, seed=7) for name in ("lora", "serial"))
     other = adapt(carrier, uniform(modules, "lora"), modules, seed=8)
     assert one.head_params == 32 * 3 + 3
@@ -120,7 +102,7 @@ def test_heads(folders: dict[str, Path], head: str) -> None:
 
 
 def test_padding_changes_nothing(bert: Carrier) -> None:
-    adapted = build(bert, uniform(module_map(bert.model), "prefix", "lora", "parallel"))
+    adapted = build(bert, uniform(bert.modules, "prefix", "lora", "parallel"))
     train_steps(adapted)
     ids, mask = rows()
     with torch.no_grad():
@@ -137,7 +119,7 @@ def test_head_only(bert: Carrier) -> None:
 
 
 def test_the_seed_fixes_everything_and_leaves_the_global_generator_alone(bert: Carrier) -> None:
-    configuration = arbitrary(module_map(bert.model), 3, dropout=0.2)
+    configuration = arbitrary(bert.modules, 3, dropout=0.2)
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -152,7 +134,7 @@ def test_the_seed_fixes_everything_and_leaves_the_global_generator_alone(bert: C
 
 @pytest.mark.parametrize("methods", [("lora",), ("dora",), ("serial",), ("parallel",), ("lora", "serial", "parallel")])
 def test_dropout_has_a_stream_of_its_own(bert: Carrier, methods: tuple[str, ...]) -> None:
-    configuration = uniform(module_map(bert.model), *methods, dropout=0.3)
+    configuration = uniform(bert.modules, *methods, dropout=0.3)
     trained = []
     for noise in range(3):
         adapted = build(bert, configuration, seed=2)
@@ -167,7 +149,7 @@ def test_dropout_has_a_stream_of_its_own(bert: Carrier, methods: tuple[str, ...]
 
 def test_the_base_has_no_dropout_in_training(folders: dict[str, Path], bert: Carrier) -> None:
     assert bert.model.config.hidden_dropout_prob > 0
-    adapted = build(bert, uniform(module_map(bert.model), "lora"))
+    adapted = build(bert, uniform(bert.modules, "lora"))
     train_steps(adapted)
     evaluated = logits_of(adapted)
     adapted.train()
@@ -178,7 +160,7 @@ def test_the_base_has_no_dropout_in_training(folders: dict[str, Path], bert: Car
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_recomputing_blocks_gives_the_same_gradients(folders: dict[str, Path], name: str) -> None:
     carrier = any_carrier(folders, name)
-    configuration = uniform(module_map(carrier.model), "bias", "lora", "serial", "parallel", "prefix", dropout=0.2)
+    configuration = uniform(carrier.modules, "bias", "lora", "serial", "parallel", "prefix", dropout=0.2)
     gradients = []
     for recompute in (False, True):
         adapted = build(carrier, configuration)
@@ -197,7 +179,7 @@ def test_recomputing_blocks_gives_the_same_gradients(folders: dict[str, Path], n
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_bfloat16_base_trains_float32_parts(folders: dict[str, Path], head: str, autocast: bool) -> None:
     carrier = carrier_of(folders["bert"], "sequence_classification", head, dtype="bfloat16")
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     before = checksum(carrier)
     for methods in (("bias", "lora", "serial", "parallel", "prefix"), ("ia3", "dora", "layernorm")):
         adapted = build(carrier, uniform(modules, *methods))
@@ -214,7 +196,7 @@ def test_a_bfloat16_base_trains_float32_parts(folders: dict[str, Path], head: st
 @pytest.mark.parametrize("head", ["stock", "mean"])
 def test_regression_may_start_at_the_mean_of_its_targets(folders: dict[str, Path], head: str) -> None:
     carrier = carrier_of(folders["bert"], "regression", head)
-    adapted = build(carrier, uniform(module_map(carrier.model), "lora"))
+    adapted = build(carrier, uniform(carrier.modules, "lora"))
     before = logits_of(adapted)
     assert before.shape == (4, 1)
     adapted.set_output_bias(2.5)
@@ -222,7 +204,7 @@ def test_regression_may_start_at_the_mean_of_its_targets(folders: dict[str, Path
 
 
 def test_deep_copies_are_independent(bert: Carrier) -> None:
-    adapted = build(bert, uniform(module_map(bert.model), "parallel", "prefix", dropout=0.1))
+    adapted = build(bert, uniform(bert.modules, "parallel", "prefix", dropout=0.1))
     train_steps(adapted)
     expected = logits_of(adapted)
     twin = copy.deepcopy(adapted)
@@ -234,7 +216,7 @@ def test_deep_copies_are_independent(bert: Carrier) -> None:
 
 def test_generation_with_and_without_cache_agrees(llama: Carrier) -> None:
     for attention_methods in (("prefix",), ("prefix", "lora", "serial", "parallel")):
-        adapted = build(llama, uniform(module_map(llama.model), *attention_methods))
+        adapted = build(llama, uniform(llama.modules, *attention_methods))
         train_steps(adapted, rate=0.1)
         ids = rows()[0][:2, :4].clamp_min(3)
         kwargs = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}
@@ -250,7 +232,7 @@ def test_prefix_gives_the_same_with_both_kernels(folders: dict[str, Path], name:
     logits = []
     for attention in ("eager", "sdpa"):
         carrier = any_carrier(folders, name, attention)
-        adapted = build(carrier, uniform(module_map(carrier.model), "prefix"))
+        adapted = build(carrier, uniform(carrier.modules, "prefix"))
         for parameter in adapted.groups()["prefix"]:
             parameter.data.mul_(50)
         logits.append(logits_of(adapted)[rows()[1].bool()] if name == "llama" else logits_of(adapted))
@@ -262,14 +244,14 @@ def test_prefix_on_a_causal_model_without_a_mask(llama: Carrier, folders: dict[s
     ids = rows()[0].clamp_min(3)
     results = []
     for carrier in (llama, fused):
-        adapted = build(carrier, uniform(module_map(carrier.model), "prefix"))
+        adapted = build(carrier, uniform(carrier.modules, "prefix"))
         with torch.no_grad():
             results.append(adapted.model(input_ids=ids, use_cache=False).logits)
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
 def test_parallel_reads_the_input_of_the_block(bert: Carrier) -> None:
-    modules = module_map(bert.model)
+    modules = bert.modules
     adapted = build(bert, uniform(modules, "parallel"))
     seen = {}
     for site in modules.select(["down"]):
@@ -286,7 +268,7 @@ def test_parallel_reads_the_input_of_the_block(bert: Carrier) -> None:
 
 
 def test_what_cannot_be_built_is_a_failure_of_the_configuration(bert: Carrier) -> None:
-    modules = module_map(bert.model)
+    modules = bert.modules
     name = modules.select(["query"])[0].name
     lora = Part.of("lora", {"r": 2, "scale": 1.0})
     dora = Part.of("dora", {"r": 2, "scale": 1.0})
@@ -309,7 +291,7 @@ def test_what_cannot_be_built_is_a_failure_of_the_configuration(bert: Carrier) -
 
 
 def test_wrong_promise_is_caught(bert: Carrier) -> None:
-    modules = module_map(bert.model)
+    modules = bert.modules
     lying = modules.from_dict({**modules.to_dict()})
     wide = [{**site, "in_features": 64} for site in modules.to_dict()["sites"]]
     lying = modules.from_dict({**modules.to_dict(), "sites": wide})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compose_models import CONFIGS, carrier_of, rows, save_tiny
+from compose_models import CONFIGS, carrier_of, rows
 from transformers import AutoModel, AutoModelForCausalLM
 
 from autopeft.compose.base import (
@@ -23,17 +23,16 @@ from autopeft.compose.base import (
     skeleton,
 )
 from autopeft.errors import InputError
-from autopeft.inspect import module_map
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("bert", tmp_path_factory.mktemp("bert") / "model")
+@pytest.fixture
+def bert(folders: dict[str, Path]) -> Path:
+    return folders["bert"]
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("llama", tmp_path_factory.mktemp("llama") / "model")
+@pytest.fixture
+def llama(folders: dict[str, Path]) -> Path:
+    return folders["llama"]
 
 
 @pytest.fixture
@@ -174,7 +173,7 @@ def test_a_config_alone_gives_the_same_map(bert: Path, tmp_path: Path, head: str
     planned = meta_carrier(tmp_path, kind="sequence_classification", head=head, labels=3)
     real = carrier_of(bert, "sequence_classification", head)
     assert all(parameter.is_meta for parameter in planned.model.parameters())
-    assert module_map(planned.model) == module_map(real.model)
+    assert planned.modules == real.modules
     assert planned.head_modules == real.head_modules
 
 
@@ -196,7 +195,7 @@ def test_a_head_that_the_model_has_no_class_for() -> None:
 
 def test_real_model_and_tokenizer(minilm: Path, bert: Path) -> None:
     carrier = carrier_of(minilm, "sequence_classification", "mean")
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     assert (modules.blocks, modules.hidden_size, modules.base_params) == (6, 384, 22_713_216)
     assert load_tokenizer(minilm).pad_token == "[PAD]"
     with pytest.raises(InputError, match="no tokenizer files"):
@@ -216,5 +215,5 @@ def test_a_gguf_file_is_converted_once(smollm2: Path) -> None:
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     output = carrier.model.generate(**prompt, max_new_tokens=4, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0])
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     assert (modules.blocks, len(modules.select(["gate"]))) == (30, 30)

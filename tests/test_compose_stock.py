@@ -8,7 +8,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from compose_models import carrier_of, rows, save_tiny
+from compose_models import carrier_of, rows
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -17,14 +17,14 @@ from autopeft.compose.stock import is_stock_folder, load_stock
 from autopeft.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("bert", tmp_path_factory.mktemp("models") / "bert")
+@pytest.fixture
+def bert(folders: dict[str, Path]) -> Path:
+    return folders["bert"]
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("llama", tmp_path_factory.mktemp("models") / "llama")
+@pytest.fixture
+def llama(folders: dict[str, Path]) -> Path:
+    return folders["llama"]
 
 
 def written(model: Path, folder: Path, config: peft.PeftConfig, auto: type) -> torch.Tensor:

@@ -14,13 +14,11 @@ from compose_models import (
     carrier_of,
     logits_of,
     rows,
-    run_script,
-    run_without_autopeft,
-    save_tiny,
     train_steps,
     training,
     uniform,
 )
+from fresh import run_script, run_without_autopeft
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
@@ -29,7 +27,6 @@ from autopeft.compose.base import Carrier, checksum
 from autopeft.compose.lower import lower
 from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.errors import DamagedFile, InputError
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part
 
@@ -67,17 +64,6 @@ print(float((output[0] - data["raw"]).abs().max()))
 """
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: save_tiny(name, root / name) for name in KINDS}
-
-
-@pytest.fixture(scope="module")
-def bert(folders: dict[str, Path]) -> Carrier:
-    return carrier_of(folders["bert"], "sequence_classification", "mean")
-
-
 def trained_and_saved(carrier: Carrier, configuration: Configuration, tmp_path: Path) -> tuple[Path, Path]:
     """Train a little, save, and write the logits that a reader must reproduce."""
     adapted = build(carrier, configuration)
@@ -98,7 +84,7 @@ def trained_and_saved(carrier: Carrier, configuration: Configuration, tmp_path: 
 def test_reload_is_exact(folders: dict[str, Path], name: str, seed: int, tmp_path: Path) -> None:
     head = ("cls", "mean", "stock")[seed % 3] if name == "bert" else "lm"
     carrier = carrier_of(folders[name], KINDS[name], head)
-    configuration = arbitrary(module_map(carrier.model), 100 + seed, dropout=0.1)
+    configuration = arbitrary(carrier.modules, 100 + seed, dropout=0.1)
     adapted = build(carrier, configuration)
     train_steps(adapted)
     weights = save_adapter(adapted, tmp_path / "adapter", meta={})
@@ -117,7 +103,7 @@ def test_reload_is_exact(folders: dict[str, Path], name: str, seed: int, tmp_pat
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_a_fresh_process_reads_the_same_logits(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     carrier = carrier_of(folders[name], KINDS[name], "mean" if name == "bert" else "lm")
-    configuration = uniform(module_map(carrier.model), "bias", "lora", "ia3", "serial", "parallel", "prefix")
+    configuration = uniform(carrier.modules, "bias", "lora", "ia3", "serial", "parallel", "prefix")
     adapter, inputs = trained_and_saved(carrier, configuration, tmp_path)
     assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "AUTOPEFT_HYBRID"
     assert float(run_script(LOAD_OURS, folders[name], adapter, inputs)) == 0.0
@@ -141,7 +127,7 @@ LOWERED = [
 
 def mixed_sizes(carrier: Carrier, method: str) -> Configuration:
     """Ranks and scales that differ from module to module, on some modules only; more than twenty of them."""
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     sites = {}
     for index, (name, parts) in enumerate(uniform(modules, method).sites):
         knobs = dict(parts[0].knobs)
@@ -171,11 +157,11 @@ def test_lowered_folders_need_only_peft(
     "methods", [("lora", "ia3"), ("serial",), ("parallel",), ("prefix",), ("bias",), ("bias", "lora")]
 )
 def test_what_peft_cannot_say_is_not_lowered(bert: Carrier, methods: tuple[str, ...]) -> None:
-    assert lower(uniform(module_map(bert.model), *methods), bert) is None
+    assert lower(uniform(bert.modules, *methods), bert) is None
 
 
 def test_lora_and_dora_together_are_not_lowered(bert: Carrier) -> None:
-    modules = module_map(bert.model)
+    modules = bert.modules
     query, value = modules.select(["query"])[0].name, modules.select(["value"])[0].name
     knobs = {"r": 2, "scale": 1.0}
     mixed = Configuration.of({query: [Part.of("lora", knobs)], value: [Part.of("dora", knobs)]}, training())
@@ -185,7 +171,7 @@ def test_lora_and_dora_together_are_not_lowered(bert: Carrier) -> None:
 def test_no_local_path_in_any_file(folders: dict[str, Path], tmp_path: Path) -> None:
     for number, methods in enumerate((("lora",), ("lora", "prefix"))):
         carrier = carrier_of(folders["bert"], "sequence_classification", "stock")
-        save_adapter(build(carrier, uniform(module_map(carrier.model), *methods)), tmp_path / str(number), meta={})
+        save_adapter(build(carrier, uniform(carrier.modules, *methods)), tmp_path / str(number), meta={})
         for file in (tmp_path / str(number)).iterdir():
             content = file.read_bytes()
             assert str(tmp_path).encode() not in content
@@ -198,7 +184,7 @@ def test_no_local_path_in_any_file(folders: dict[str, Path], tmp_path: Path) -> 
 def test_real_model(minilm: Path, tmp_path: Path) -> None:
     carrier = carrier_of(minilm, "sequence_classification", "mean", attention="sdpa")
     before = checksum(carrier)
-    adapted = build(carrier, uniform(module_map(carrier.model), "bias", "lora", "serial", "prefix", dropout=0.1))
+    adapted = build(carrier, uniform(carrier.modules, "bias", "lora", "serial", "prefix", dropout=0.1))
     train_steps(adapted, steps=2)
     save_adapter(adapted, tmp_path / "adapter", meta={})
     assert torch.equal(logits_of(load_adapter(carrier, tmp_path / "adapter")), logits_of(adapted))
@@ -220,7 +206,7 @@ def test_head_only_adapters(bert: Carrier, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damage_is_noticed(bert: Carrier, tmp_path: Path, file: str, damage: str) -> None:
     folder = tmp_path / "adapter"
-    save_adapter(build(bert, uniform(module_map(bert.model), "lora", "prefix")), folder, meta={})
+    save_adapter(build(bert, uniform(bert.modules, "lora", "prefix")), folder, meta={})
     path = folder / file
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -236,7 +222,7 @@ def test_damage_is_noticed(bert: Carrier, tmp_path: Path, file: str, damage: str
 
 
 def test_peft_may_write_over_a_folder_of_ours(bert: Carrier, folders: dict[str, Path], tmp_path: Path) -> None:
-    save_adapter(build(bert, uniform(module_map(bert.model), "lora", "prefix")), tmp_path / "a", meta={})
+    save_adapter(build(bert, uniform(bert.modules, "lora", "prefix")), tmp_path / "a", meta={})
     model = PeftModel.from_pretrained(AutoModel.from_pretrained(folders["bert"]), tmp_path / "a", is_trainable=True)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -252,7 +238,7 @@ def test_peft_may_write_over_a_folder_of_ours(bert: Carrier, folders: dict[str, 
 def test_a_folder_without_all_tensors_is_refused_by_peft_too(
     bert: Carrier, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    save_adapter(build(bert, uniform(module_map(bert.model), "lora", "serial")), tmp_path / "a", meta={})
+    save_adapter(build(bert, uniform(bert.modules, "lora", "serial")), tmp_path / "a", meta={})
     # As from a hub: nothing to check the files by.
     (tmp_path / "a" / "manifest.json").unlink()
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
@@ -267,7 +253,7 @@ def test_damage_is_noticed_through_peft_as_well(
     bert: Carrier, folders: dict[str, Path], tmp_path: Path, damage: str
 ) -> None:
     folder = tmp_path / "adapter"
-    save_adapter(build(bert, uniform(module_map(bert.model), "lora", "prefix")), folder, meta={})
+    save_adapter(build(bert, uniform(bert.modules, "lora", "prefix")), folder, meta={})
     base = AutoModel.from_pretrained(folders["bert"])
     PeftModel.from_pretrained(base, folder)
     path = folder / "adapter_model.safetensors"
@@ -286,7 +272,7 @@ def test_other_signs_of_singular_vectors_change_nothing(
     bert: Carrier, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They differ between machines: what is decomposed when an adapter is built must be stored, or not matter."""
-    configuration = alone(module_map(bert.model), method)
+    configuration = alone(bert.modules, method)
     if not configuration.sites:
         pytest.skip(f"{method} has no place in a BERT")
     adapted = build(bert, configuration)
@@ -325,7 +311,7 @@ def test_other_signs_of_singular_vectors_change_nothing(
 
 def test_a_manifest_cannot_lead_out_of_its_folder(bert: Carrier, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    save_adapter(build(bert, uniform(module_map(bert.model), "lora")), folder, meta={})
+    save_adapter(build(bert, uniform(bert.modules, "lora")), folder, meta={})
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["../inputs"] = "0" * 64
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -338,7 +324,7 @@ def test_tensors_of_another_shape_of_adapter_are_refused(bert: Carrier, tmp_path
     import hashlib
 
     folder = tmp_path / "adapter"
-    save_adapter(build(bert, uniform(module_map(bert.model), "lora")), folder, meta={})
+    save_adapter(build(bert, uniform(bert.modules, "lora")), folder, meta={})
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, folder / "adapter_model.safetensors")
@@ -352,7 +338,7 @@ def test_tensors_of_another_shape_of_adapter_are_refused(bert: Carrier, tmp_path
 
 def test_another_base_head_or_kind_is_refused(bert: Carrier, folders: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    save_adapter(build(bert, uniform(module_map(bert.model), "lora")), folder, meta={})
+    save_adapter(build(bert, uniform(bert.modules, "lora")), folder, meta={})
     other = carrier_of(folders["gpt2"], "sequence_classification", "cls")
     with pytest.raises(InputError) as caught:
         load_adapter(other, folder)
@@ -367,7 +353,7 @@ def test_another_base_head_or_kind_is_refused(bert: Carrier, folders: dict[str, 
 
 
 def test_saving_again_replaces_and_leaves_no_litter(bert: Carrier, tmp_path: Path) -> None:
-    modules = module_map(bert.model)
+    modules = bert.modules
     save_adapter(build(bert, uniform(modules, "prefix")), tmp_path / "adapter", meta={})
     save_adapter(build(bert, uniform(modules, "lora")), tmp_path / "adapter", meta={})
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
@@ -375,7 +361,7 @@ def test_saving_again_replaces_and_leaves_no_litter(bert: Carrier, tmp_path: Pat
 
 
 def test_a_failed_save_keeps_what_was_there(bert: Carrier, tmp_path: Path) -> None:
-    modules = module_map(bert.model)
+    modules = bert.modules
     weights = save_adapter(build(bert, uniform(modules, "lora")), tmp_path / "adapter", meta={})
     with pytest.raises(ValueError, match="JSON compliant"):
         save_adapter(build(bert, uniform(modules, "lora"), seed=9), tmp_path / "adapter", meta={"score": float("nan")})

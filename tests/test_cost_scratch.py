@@ -5,17 +5,18 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from compose_models import alone, carrier_of, save_tiny
+from compose_models import alone
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from autopeft.compose.base import meta_carrier
+from autopeft.compose.base import Carrier, meta_carrier
 from autopeft.cost.live import measure
 from autopeft.cost.memory import MemoryModel
-from autopeft.inspect import module_map
+from autopeft.space.configuration import Configuration
 
 Step = Callable[[torch.Tensor, torch.Tensor], object]
 BIG = 64 * 1024
@@ -67,16 +68,20 @@ def test_a_conjugate_is_written_out_for_a_product() -> None:
     assert measure(lambda counter: left @ right, [left, right]).bytes == plain.bytes
 
 
-def test_a_plan_for_a_gpu_has_no_copies_of_processors(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = save_tiny("bert", tmp_path_factory.mktemp("bert"))
+def test_a_plan_for_a_gpu_has_no_copies_of_processors(bert: Carrier, folders: dict[str, Path]) -> None:
     task = {"kind": "sequence_classification", "head": "mean"}
-    modules = module_map(carrier_of(folder, **task).model)
+    whole = alone(bert.modules, "hra")
+    some = Configuration.of({name: parts for name, parts in whole.sites if ".2." in name}, whole.training)
 
     def predicted(scratch: bool, dtype: str) -> int:
         model = MemoryModel(
-            lambda: meta_carrier(folder, **task, labels=3), modules, length=16, dtype=dtype, scratch=scratch
+            lambda: meta_carrier(folders["bert"], **task, labels=3),
+            bert.modules,
+            length=16,
+            dtype=dtype,
+            scratch=scratch,
         )
-        return model.predict(alone(modules, "hra")).bytes
+        return model.predict(some).bytes
 
     assert predicted(True, "bfloat16") > predicted(False, "bfloat16")
     assert predicted(True, "float32") == predicted(False, "float32")

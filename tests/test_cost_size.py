@@ -11,7 +11,6 @@ from autopeft.compose.adapt import adapt
 from autopeft.compose.base import attach, load_base
 from autopeft.compose.store import save_adapter
 from autopeft.cost.size import adapter_bytes
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 
@@ -22,7 +21,7 @@ HOSTED = {name: row for name, row in METHODS.items() if row.hosted}
 @pytest.mark.parametrize("head", ["mean", "stock"])
 def test_a_saved_folder_is_at_most_as_large_and_not_much_smaller(head: str, minilm: Path, tmp_path: Path) -> None:
     carrier = attach(load_base(str(minilm), kind="sequence_classification"), head=head, labels=150)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     for method, row in HOSTED.items():
         sites = [site for site in modules.sites if row.fits(site)][:20]
         # OSF and PSOFT decompose every weight that they sit on; a few are enough.
@@ -45,7 +44,7 @@ def test_so_it_is_for_methods_about_the_whole_model(method: str, minilm: Path, t
     carrier = attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=3)
     if method == "cpt":
         carrier = carrier_of(save_tiny("llama", tmp_path / "model"), "causal_lm", "lm")
-    modules, row = module_map(carrier.model), METHODS[method]
+    modules, row = carrier.modules, METHODS[method]
     sizes = row.sizes(modules)
     part = Part.of(method, row.knobs(modules, sizes[len(sizes) // 2]))
     configuration = Configuration.of({WHOLE: [part]}, Training(((method, 1e-3),), 1e-3, 16))
@@ -57,7 +56,7 @@ def test_so_it_is_for_methods_about_the_whole_model(method: str, minilm: Path, t
 
 
 def test_size_counts_four_bytes_per_parameter_and_something_for_every_part(minilm: Path) -> None:
-    modules = module_map(attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=2).model)
+    modules = attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=2).modules
     training = Training((("lora", 1e-3),), 1e-3, 16)
     site = modules.select(["query"])[0]
 

@@ -17,7 +17,6 @@ import autopeft
 from autopeft.cli.parser import parse
 from autopeft.compose.base import attach, load_base
 from autopeft.compose.store import save_adapter
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +31,7 @@ def test_the_page_of_methods_is_the_table() -> None:
 
 def test_the_python_about_adapter_folders_gives_what_was_trained(minilm: Path, tmp_path: Path) -> None:
     carrier = attach(load_base(str(minilm), kind="sequence_classification"), head="mean", labels=3)
-    adapted = build(carrier, uniform(module_map(carrier.model), "lora", "serial", "prefix"))
+    adapted = build(carrier, uniform(carrier.modules, "lora", "serial", "prefix"))
     train_steps(adapted)
     save_adapter(adapted, tmp_path / "winner", meta={})
     found: dict[str, Any] = {"MODEL": str(minilm), "FOLDER": str(tmp_path / "winner")}

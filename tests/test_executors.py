@@ -15,13 +15,8 @@ from autopeft.errors import InputError
 from autopeft.executors import Executor
 from autopeft.executors.base import Progressed, cores
 from autopeft.executors.inprocess import InProcessExecutor
-from autopeft.testing.executors import ExecutorContract, Script, lora_job, make_setup
+from autopeft.testing.executors import ExecutorContract, Script, lora_job
 from autopeft.trial.setup import WorkSetup
-
-
-@pytest.fixture
-def setup(tmp_path: Path, minilm: Path, tiny_reviews: Path) -> WorkSetup:
-    return make_setup(minilm, tiny_reviews, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,7 @@ def test_a_token_pays_for_the_experts_it_is_sent_to() -> None:
     assert made.forward - without.forward == 2 * 10 * expert_weights(model)
 
 
+@pytest.mark.usefixtures("few_predictions")
 @pytest.mark.parametrize("tflops", [None, 1.0])
 def test_a_mixture_can_be_planned(tmp_path: Path, tflops: float | None) -> None:
     """In bfloat16 for another device, in what suits this machine without one."""

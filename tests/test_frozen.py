@@ -23,7 +23,6 @@ from autopeft.cost.step import build_optimizer, compute_gradients, step_tensors
 from autopeft.cost.time import StepCosts
 from autopeft.data.batches import longest_batch, pad
 from autopeft.data.encoded import Batch, EncodedData, EncodedSplit
-from autopeft.inspect import module_map
 from autopeft.space.configuration import WHOLE, Configuration, Part, Training
 from autopeft.space.execution import PLAIN, Execution
 from autopeft.space.frozen import frozen_blocks
@@ -101,7 +100,7 @@ class TestThePass:
     ) -> None:
         kind, head = HEADS[name]
         carrier = carrier_of(save_tiny(name, tmp_path), kind, head, dtype=precision)
-        modules = module_map(carrier.model)
+        modules = carrier.modules
         stack = block_stack(carrier.model, modules)
         assert stack is not None
         dtype = torch.bfloat16 if precision == "bfloat16" else None
@@ -132,7 +131,7 @@ class TestThePass:
     def test_it_takes_what_it_is_given(self, tmp_path: Path) -> None:
         """Other states give another loss: the lower blocks are really passed over."""
         carrier = carrier_of(save_tiny("bert", tmp_path), "sequence_classification", "mean")
-        modules = module_map(carrier.model)
+        modules = carrier.modules
         adapted = adapt(carrier, from_block(modules, 2, "lora"), modules, seed=3)
         blocks = frozen_part(adapted, "encoder.layer", 2)
         assert blocks is not None
@@ -147,7 +146,7 @@ class TestThePass:
 
     def test_the_blocks_come_back_after_an_error(self, tmp_path: Path) -> None:
         carrier = carrier_of(save_tiny("gpt2", tmp_path), "causal_lm", "lm")
-        modules = module_map(carrier.model)
+        modules = carrier.modules
         adapted = adapt(carrier, from_block(modules, 1, "lora"), modules, seed=3)
         blocks = frozen_part(adapted, "transformer.h", 1)
         assert blocks is not None
@@ -176,7 +175,7 @@ class TestWhatIsFrozen:
     @pytest.mark.parametrize("method", ["bias", "layernorm", "prefix", "lora", "serial", "trainable_tokens"])
     def test_nothing_is_looked_up_above_something_trained(self, method: str, tmp_path: Path) -> None:
         carrier = carrier_of(save_tiny("bert", tmp_path), "sequence_classification", "mean")
-        modules = module_map(carrier.model)
+        modules = carrier.modules
         top = from_block(modules, 2, "lora").to_dict()["sites"]
         low = {name: p for name, p in uniform(modules, method).to_dict()["sites"].items() if modules[name].block == 0}
         assert low
@@ -187,7 +186,7 @@ class TestWhatIsFrozen:
 
     def test_a_block_in_training_mode_is_not_frozen(self, tmp_path: Path) -> None:
         carrier = carrier_of(save_tiny("bert", tmp_path), "sequence_classification", "mean")
-        modules = module_map(carrier.model)
+        modules = carrier.modules
         adapted = adapt(carrier, from_block(modules, 2, "lora"), modules, seed=0)
         assert frozen_part(adapted, "encoder.layer", 2) is not None
         assert frozen_part(adapted, "encoder.layer", 3) is None
@@ -214,7 +213,7 @@ class TestModels:
         config = T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, vocab_size=100, use_cache=False)
         carrier = carrier_with(config, tmp_path)
         setup = tiny_setup("bert", tmp_path / "bert")
-        fit = fit_of(setup, CPU, carrier, module_map(carrier.model), 1)
+        fit = fit_of(setup, CPU, carrier, carrier.modules, 1)
         assert fit.reason is not None
         assert "more than hidden states" in fit.reason
 
@@ -224,7 +223,7 @@ class TestModels:
             intermediate_size=48, max_position_embeddings=64,
         )  # fmt: skip
         carrier = carrier_with(config, tmp_path)
-        fit = fit_of(tiny_setup("bert", tmp_path / "bert"), CPU, carrier, module_map(carrier.model), 1)
+        fit = fit_of(tiny_setup("bert", tmp_path / "bert"), CPU, carrier, carrier.modules, 1)
         assert fit.reason == "the blocks of this model are not one list"
 
     def test_a_block_that_reads_the_embedding_is_found_out(self, tmp_path: Path) -> None:

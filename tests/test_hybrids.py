@@ -17,12 +17,11 @@ from compose_models import (
     gradients_reach,
     logits_of,
     rows,
-    run_script,
-    save_tiny,
     shake,
     train_steps,
     training,
 )
+from fresh import run_script
 from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
 from test_methods import READ_ALL, WITH_AUTOPEFT
@@ -44,12 +43,6 @@ CASES = [(name, first) for name, firsts in PARTS.items() for first in firsts]
 KINDS = {"bert": ("sequence_classification", "mean"), "llama": ("causal_lm", "lm"), "gpt2": ("causal_lm", "lm")}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: save_tiny(name, root / name) for name in KINDS}
-
-
 def carrier_for(folders: dict[str, Path], name: str, dtype: str = "float32") -> Carrier:
     return carrier_of(folders[name], *KINDS[name], dtype=dtype)
 
@@ -59,7 +52,7 @@ def test_they_are_what_they_say_and_are_read_in_a_fresh_process(
     folders: dict[str, Path], name: str, first: int, tmp_path: Path
 ) -> None:
     carrier = carrier_for(folders, name)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     before = checksum(carrier)
     ids, mask = rows()
     tensors = {"ids": ids, "mask": mask}
@@ -90,7 +83,7 @@ def test_they_train_on_a_bfloat16_base(folders: dict[str, Path], name: str, firs
     carrier = carrier_for(folders, name, "bfloat16")
     before = checksum(carrier)
     for seed in range(first, first + PART):
-        adapted = build(carrier, arbitrary(module_map(carrier.model), seed))
+        adapted = build(carrier, arbitrary(carrier.modules, seed))
         start = {key: p.detach().clone() for key, p in adapted.trained().items()}
         train_steps(adapted, autocast=True)
         with torch.autocast("cpu", torch.bfloat16):
@@ -107,7 +100,7 @@ def test_they_merge_exactly_or_say_what_cannot_be_merged(folders: dict[str, Path
     for seed in range(first, first + PART):
         # Merging may write into the base.
         carrier = carrier_for(folders, name)
-        modules = module_map(carrier.model)
+        modules = carrier.modules
         whole = arbitrary(modules, seed)
         if not all(METHODS[method].mergeable for method in whole.methods):
             adapted = build(carrier, whole)
@@ -148,7 +141,7 @@ def test_two_of_them_in_one_model_switch_exactly(
         expected = []
         for number in (0, 1):
             carrier = fresh()
-            modules = module_map(carrier.model)
+            modules = carrier.modules
             model = get_peft_model(carrier.model, hybrid_config(carrier, arbitrary(modules, seed + number), modules))
             shake(model, seed + number)
             model.eval()

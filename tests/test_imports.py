@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from fresh import run_script
 
 import autopeft
 from autopeft import errors
@@ -84,7 +85,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("first", ["import autopeft", "import autopeft.search", "from autopeft.search import run"])
 def test_search_is_the_verb_whatever_was_imported_first(first: str) -> None:
-    loaded_after(
+    run_script(
         f"{first}\nimport autopeft, autopeft.search as home\n"
         "assert callable(autopeft.search) and callable(autopeft.search.run) and home is autopeft.search\n"
         "home.search = lambda *args, **options: (args, options)\n"

@@ -14,23 +14,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from autopeft.compose.adapt import adapt
 from autopeft.compose.base import attach, load_base
-from autopeft.inspect import module_map
 from autopeft.journal import SearchLog, read_journal
 from autopeft.report import gather, report
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Train
-from autopeft.testing.executors import lora_job, make_setup
+from autopeft.testing.executors import lora_job
 from autopeft.testing.worlds import SyntheticWorld, by_method
 from autopeft.trial.latency import _forward
 from autopeft.trial.setup import WorkSetup
 from autopeft.trial.workbench import Workbench, speed_configuration
 
 TOLD = {"1": 1.25, "16": 1.125}
-
-
-@pytest.fixture
-def setup(tmp_path: Path, minilm: Path, tiny_reviews: Path) -> WorkSetup:
-    return make_setup(minilm, tiny_reviews, tmp_path)
 
 
 def test_a_worker_measures_it_where_it_is_asked_to(setup: WorkSetup) -> None:
@@ -57,7 +51,7 @@ def test_a_language_model_is_timed_with_the_logits_of_the_last_token(tmp_path: P
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     carrier = attach(load_base(tmp_path, kind="causal_lm"), head="lm")
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     ids = torch.arange(12).reshape(3, 4)
     mask = torch.ones_like(ids)
     for configuration in (speed_configuration(modules, "causal_lm"), alone(modules, "prompt_tuning")):

@@ -15,9 +15,10 @@ from autopeft.space.configuration import Configuration
 from autopeft.space.execution import Execution
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Job, Outcome, Train
-from autopeft.testing.executors import lora_job, make_setup
+from autopeft.testing.executors import lora_job
 from autopeft.testing.worlds import SyntheticWorld, by_method
 from autopeft.trial import workbench
+from autopeft.trial.setup import WorkSetup
 
 __all__ = ["bert"]
 
@@ -44,10 +45,9 @@ def test_what_choosing_by_fisher_information_needs_is_in_what_is_predicted(bert:
 
 @pytest.mark.parametrize("ratios", [{1: 3.0, 16: 1.0}, {1: 1.0, 16: 3.0}])
 def test_one_row_and_a_batch_both_keep_the_latency_limit(
-    minilm: Path, tiny_reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratios: dict[int, float]
+    setup: WorkSetup, monkeypatch: pytest.MonkeyPatch, ratios: dict[int, float]
 ) -> None:
     monkeypatch.setattr(workbench, "measure_latency", lambda *arguments, **options: ratios)
-    setup = make_setup(minilm, tiny_reviews, tmp_path)
     job = replace(lora_job(setup, "t", rows=16), latency=True)
     held = workbench.Workbench(replace(setup, max_latency_overhead=2.9)).run(job)
     assert (held.status, held.reason, held.values["measured"]) == ("infeasible", "max_latency_overhead", 3.0)

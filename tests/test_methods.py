@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,11 @@ from compose_models import (
     logits_of,
     loss_of,
     rows,
-    run_script,
-    run_without_autopeft,
-    save_tiny,
     shake,
     train_steps,
     training,
 )
+from fresh import run_script, run_without_autopeft
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
@@ -41,7 +40,6 @@ from autopeft.space.configuration import Configuration, Part
 from autopeft.space.example import BERT_BASE, parameters
 
 KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causal_lm"}
-HEADS = {"bert": "mean", "llama": "lm", "gpt2": "lm"}
 HOSTED = [name for name, method in METHODS.items() if method.hosted]
 SEARCHABLE = [name for name, method in METHODS.items() if method.unsearchable is None]
 PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning", "cpt")
@@ -59,14 +57,15 @@ NO_PLACE = {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: save_tiny(name, root / name) for name in KINDS}
+def rounded(folders: dict[str, Path]) -> Carrier:
+    """The encoder in bfloat16."""
+    return carrier_of(folders["bert"], KINDS["bert"], "mean", dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")
-def carriers(folders: dict[str, Path]) -> dict[str, Carrier]:
-    return {name: carrier_of(folders[name], KINDS[name], HEADS[name]) for name in KINDS}
+def bare(folders: dict[str, Path]) -> AutoModel:
+    """The encoder as transformers gives it."""
+    return AutoModel.from_pretrained(folders["bert"], attn_implementation="eager").eval()
 
 
 def test_the_example_is_bert_base() -> None:
@@ -97,7 +96,7 @@ def test_prompts_are_not_offered_where_embeddings_are_narrower_than_the_model() 
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_recomputed_exactly_where_the_table_says_so(carriers: dict[str, Carrier], name: str, method: str) -> None:
     carrier = carriers[name]
-    configuration = alone(module_map(carrier.model), method, dropout=0.1)
+    configuration = alone(carrier.modules, method, dropout=0.1)
     if not configuration.sites:
         pytest.skip(f"{method} has no place in {name}")
     gradients: list[dict[str, torch.Tensor]] = []
@@ -123,7 +122,7 @@ def test_it_is_recomputed_exactly_where_the_table_says_so(carriers: dict[str, Ca
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_what_the_table_says(carriers: dict[str, Carrier], name: str, method: str, tmp_path: Path) -> None:
     carrier, row = carriers[name], METHODS[method]
-    configuration = alone(module_map(carrier.model), method, dropout=0.1)
+    configuration = alone(carrier.modules, method, dropout=0.1)
     assert bool(configuration.sites) == (method not in NO_PLACE[name])
     if not configuration.sites:
         pytest.skip(f"{method} has no place in {name}")
@@ -158,7 +157,7 @@ def test_it_is_what_the_table_says(carriers: dict[str, Carrier], name: str, meth
 @pytest.mark.parametrize("method", SEARCHABLE)
 def test_answers_are_selected_before_the_output_layer_exactly(carriers: dict[str, Carrier], method: str) -> None:
     carrier = carriers["llama"]
-    configuration = alone(module_map(carrier.model), method)
+    configuration = alone(carrier.modules, method)
     if not configuration.sites:
         pytest.skip(f"{method} has no place in llama")
     adapted = build(carrier, configuration)
@@ -175,8 +174,8 @@ def test_answers_are_selected_before_the_output_layer_exactly(carriers: dict[str
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_merging_is_exact_where_claimed_and_refused_elsewhere(folders: dict[str, Path], name: str, method: str) -> None:
     # Merging may write into the base: each test has its own.
-    carrier = carrier_of(folders[name], KINDS[name], HEADS[name])
-    configuration = alone(module_map(carrier.model), method)
+    carrier = carrier_of(folders[name], KINDS[name], "mean" if name == "bert" else "lm")
+    configuration = alone(carrier.modules, method)
     if not configuration.sites:
         pytest.skip(f"{method} has no place in {name}")
     row = METHODS[method]
@@ -199,10 +198,9 @@ def test_merging_is_exact_where_claimed_and_refused_elsewhere(folders: dict[str,
 
 
 @pytest.mark.parametrize("method", HOSTED)
-def test_the_output_of_the_frozen_module_can_be_shared_where_claimed(folders: dict[str, Path], method: str) -> None:
+def test_the_output_of_the_frozen_module_can_be_shared_where_claimed(bert: Carrier, method: str) -> None:
     """Then the module is asked once, with what its layer was asked with."""
-    carrier = carrier_of(folders["bert"], KINDS["bert"], "mean")
-    adapted = build(carrier, alone(module_map(carrier.model), method))
+    adapted = build(bert, alone(bert.modules, method))
     train_steps(adapted)
     given: dict[torch.nn.Module, list[torch.Tensor]] = {}
     asked: dict[torch.nn.Module, list[torch.Tensor]] = {}
@@ -220,9 +218,9 @@ def test_the_output_of_the_frozen_module_can_be_shared_where_claimed(folders: di
 
 
 @pytest.mark.parametrize("method", SEARCHABLE)
-def test_it_trains_on_a_bfloat16_base(folders: dict[str, Path], method: str, tmp_path: Path) -> None:
-    carrier = carrier_of(folders["bert"], KINDS["bert"], "mean", dtype="bfloat16")
-    configuration = alone(module_map(carrier.model), method)
+def test_it_trains_on_a_bfloat16_base(rounded: Carrier, method: str, tmp_path: Path) -> None:
+    carrier = rounded
+    configuration = alone(carrier.modules, method)
     if not configuration.sites:
         pytest.skip(f"{method} has no place in bert")
     adapted = build(carrier, configuration)
@@ -241,9 +239,9 @@ def test_it_trains_on_a_bfloat16_base(folders: dict[str, Path], method: str, tmp
 
 
 @pytest.mark.parametrize("method", HOSTED)
-def test_two_adapters_of_a_method_switch_exactly(folders: dict[str, Path], method: str, tmp_path: Path) -> None:
+def test_two_adapters_of_a_method_switch_exactly(bare: AutoModel, method: str, tmp_path: Path) -> None:
     def base() -> AutoModel:
-        return AutoModel.from_pretrained(folders["bert"], attn_implementation="eager").eval()
+        return copy.deepcopy(bare)
 
     def hidden(model: PeftModel) -> torch.Tensor:
         ids, mask = rows()
@@ -307,7 +305,7 @@ def stored(carrier: Carrier, root: Path, outputs: Callable[[AdaptedModel], torch
     ids, mask = rows()
     tensors = {"ids": ids, "mask": mask}
     for method in names:
-        adapted = build(carrier, alone(module_map(carrier.model), method))
+        adapted = build(carrier, alone(carrier.modules, method))
         train_steps(adapted)
         save_adapter(adapted, root / method, meta={})
         tensors[method] = outputs(adapted).contiguous()
@@ -329,7 +327,7 @@ def test_peft_alone_reads_all_that_is_lowered(
     carriers: dict[str, Carrier], folders: dict[str, Path], name: str, tmp_path: Path
 ) -> None:
     carrier = carriers[name]
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     fitting = [method for method in SEARCHABLE if method not in NO_PLACE[name]]
     lowered = [method for method in fitting if lower(alone(modules, method), carrier) is not None]
     # At one size everywhere; who promises plain peft at any sizes says so by a target.
@@ -350,7 +348,7 @@ def test_peft_alone_reads_all_that_is_lowered(
 
 @pytest.mark.parametrize("method", [name for name in HOSTED if "peft" in METHODS[name].targets])
 def test_the_target_peft_is_kept_at_any_sizes(carriers: dict[str, Carrier], method: str) -> None:
-    modules, row = module_map(carriers["bert"].model), METHODS[method]
+    modules, row = carriers["bert"].modules, METHODS[method]
     sites = [site for site in modules.sites if row.fits(site)]
     parts = {}
     for number, site in enumerate(sites):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compose_models import SomeData, alone, arbitrary, build, carrier_of, save_tiny, uniform
+from compose_models import SomeData, alone, arbitrary, build, carrier_of, uniform
 
 from autopeft.compose.adapt import adapt, reseed
 from autopeft.compose.base import Carrier, checksum
@@ -18,7 +18,6 @@ from autopeft.cost.pack import packed_step
 from autopeft.cost.step import StepTensors, build_optimizer, step_tensors, train_step
 from autopeft.data.encoded import Batch
 from autopeft.errors import TrialFailure
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration
 
@@ -26,12 +25,6 @@ KINDS = {"bert": "sequence_classification", "llama": "causal_lm", "gpt2": "causa
 EPSILON = 1e-4
 PACKABLE = [name for name, row in METHODS.items() if row.packable and row.unsearchable is None]
 SOME = [name if METHODS[name].tier == 1 else pytest.param(name, marks=pytest.mark.slow) for name in PACKABLE]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: save_tiny(name, root / name) for name in KINDS}
 
 
 def carrier(folders: dict[str, Path], name: str, attention: str = "eager", head: str = "mean") -> Carrier:
@@ -61,7 +54,7 @@ class Alone:
         models = []
         for _ in range(2):
             data = SomeData(base.model, seed)
-            models.append(adapt(base, configuration, module_map(base.model), seed=seed, data=data))
+            models.append(adapt(base, configuration, base.modules, seed=seed, data=data))
             reseed(models[-1], seed)
         self.packed, self.twin = models
         self.optimizers = [build_optimizer(m.groups(), configuration.training) for m in models]
@@ -110,7 +103,7 @@ def ends(configuration: Configuration) -> Configuration:
 @pytest.mark.parametrize("method", SOME)
 def test_every_method_trains_in_a_pack_as_alone(folders: dict[str, Path], method: str, name: str) -> None:
     base = carrier(folders, name)
-    modules = module_map(base.model)
+    modules = base.modules
     configuration = ends(uniform(modules, method))
     if not configuration.sites:
         pytest.skip(f"{method} has no place in {name}")
@@ -131,7 +124,7 @@ def test_every_method_trains_in_a_pack_as_alone(folders: dict[str, Path], method
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_mixtures_leave_and_join(folders: dict[str, Path], name: str, attention: str, seed: int) -> None:
     base = carrier(folders, name, attention)
-    modules = module_map(base.model)
+    modules = base.modules
     lengths = (16, 8, 24, 16, 16, 8, 16)
     members = [
         Alone(base, changed(arbitrary(modules, 10 * seed + i), 2 + i, 0.1 * i, 1 / (1 + i)), i + 1, 2 + i, lengths[i:])
@@ -148,7 +141,7 @@ def test_mixtures_leave_and_join(folders: dict[str, Path], name: str, attention:
 @pytest.mark.parametrize("head", ["stock", "cls"])
 def test_every_member_has_its_own_head(folders: dict[str, Path], head: str) -> None:
     base = carrier(folders, "bert", head=head)
-    modules = module_map(base.model)
+    modules = base.modules
     members = [
         Alone(base, changed(ends(uniform(modules, method)), 3, 0.0, 1.0), i, 3, (8, 16, 16))
         for i, method in enumerate(("lora", "prefix", "serial"))
@@ -160,7 +153,7 @@ def test_every_member_has_its_own_head(folders: dict[str, Path], head: str) -> N
 
 def test_a_member_that_breaks_harms_nobody(folders: dict[str, Path]) -> None:
     base = carrier(folders, "bert")
-    modules = module_map(base.model)
+    modules = base.modules
     members = [Alone(base, changed(ends(uniform(modules, "lora")), 3, 0.1, 1.0), i, 3, (16, 8, 16)) for i in range(3)]
     steps(members, 1)
     with torch.no_grad():
@@ -173,7 +166,7 @@ def test_a_member_that_breaks_harms_nobody(folders: dict[str, Path]) -> None:
 
 def test_what_cannot_be_packed(folders: dict[str, Path]) -> None:
     base = carrier(folders, "bert")
-    modules = module_map(base.model)
+    modules = base.modules
     whole = alone(modules, "vera")
     assert not packable(whole)
     assert packable(uniform(modules, "lora"))
@@ -187,7 +180,7 @@ def test_what_cannot_be_packed(folders: dict[str, Path]) -> None:
 
 def test_the_frozen_module_runs_once_for_all(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     base = carrier(folders, "bert")
-    modules = module_map(base.model)
+    modules = base.modules
     members = [build(base, uniform(modules, method)) for method in ("lora", "dora", "lora")]
     packed = PackedModel(members).eval()
     calls: list[int] = []

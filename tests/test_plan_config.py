@@ -24,7 +24,6 @@ from autopeft.cost.step import StepTensors, compute_loss
 from autopeft.data.estimate import estimate
 from autopeft.data.read import read
 from autopeft.errors import InputError, NothingFeasible
-from autopeft.inspect import module_map
 from autopeft.search.division import FINALIST_SEEDS, Division, Speed
 from autopeft.search.hours import device_hours, full_seconds, unaffordable
 from autopeft.search.prepare import prepare
@@ -51,6 +50,9 @@ LLAMA_7B: dict[str, Any] = {
     "intermediate_size": 11008,
     "vocab_size": 32000,
 }
+
+
+pytestmark = pytest.mark.usefixtures("few_predictions")
 
 
 @pytest.fixture
@@ -120,11 +122,13 @@ def test_a_plan_is_the_same_as_with_weights(tmp_path: Path, questions: Path, as_
     assert real.modules("lm") == sketched.modules("lm")
 
 
-def test_a_config_of_an_encoder(tmp_path: Path, tiny_reviews: Path) -> None:
+def test_a_config_of_an_encoder(tmp_path: Path, tiny_reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autopeft.search.preview.PREDICTED_SITES", 80)
     folder = config_folder(tmp_path / "bert", BertConfig(**TINY))
     found = planned(folder, tiny_reviews, workers=3)
     assert found["task"]["kind"] == "sequence_classification"
     assert found["model"]["base_params"] == sum(p.numel() for p in BertModel(BertConfig(**TINY)).parameters())
+    assert found["space"]["memory_predictions"] > 4
     assert found["time"]["workers"] == 3
     assert found["time"]["device_hours_by"] == "trials"
     assert any("lengths are estimated" in note for note in found["task"]["notes"])
@@ -188,7 +192,7 @@ def test_arithmetic_agrees_with_the_operations(make: Callable[[], Any]) -> None:
     lm = config["model_type"] == "llama"
     kind, head = ("causal_lm", "lm") if lm else ("sequence_classification", "mean")
     carrier = meta_carrier(config, kind=kind, head=head, labels=0 if lm else 2)
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     configuration = speed_configuration(modules, kind)
     rows, length, answers = 2, 40, 10
     model = adapt(carrier, configuration, modules, seed=0).to_empty(device="cpu")
@@ -277,7 +281,7 @@ def test_time_that_cannot_pay_for_the_finalists_is_told() -> None:
 
 
 def bound_llama(methods: list[str], target: str = "any") -> BoundSpace:
-    modules = module_map(meta_carrier(LlamaConfig(**TINY).to_dict(), kind="causal_lm", head="lm").model)
+    modules = meta_carrier(LlamaConfig(**TINY).to_dict(), kind="causal_lm", head="lm").modules
     values = resolve(catalogue.read("spaces", "hybrid"), [("space.methods", methods)])
     return bind(values, modules, kind="causal_lm", target=target)
 

@@ -27,6 +27,9 @@ TINY: dict[str, Any] = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("few_predictions")
+
+
 @pytest.fixture
 def given(tmp_path: Path, tiny_reviews: Path) -> list[str]:
     """What every plan here begins with: a model of which only the config is there, planned for another device."""

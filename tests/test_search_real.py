@@ -1,4 +1,4 @@
-"""Whole searches on real workers: MiniLM, small data, a real MLflow store."""
+"""Whole searches on real workers: MiniLM or its first two blocks, small data, a real MLflow store."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def run(values: dict[str, Any]) -> autopeft.SearchResult:
 
 
 @pytest.fixture(scope="module")
-def found(minilm: Path, tiny_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> autopeft.SearchResult:
+def found(short_minilm: Path, tiny_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> autopeft.SearchResult:
     """One search that everything below looks at."""
     out = tmp_path_factory.mktemp("runs") / "found"
-    return run(options(minilm, tiny_reviews, out, tracking_uri=None))
+    return run(options(short_minilm, tiny_reviews, out, tracking_uri=None))
 
 
 def test_result_has_everything_that_it_promises(found: autopeft.SearchResult) -> None:
@@ -76,9 +76,9 @@ def test_the_documented_schema_is_what_is_written(found: autopeft.SearchResult) 
     assert documented(block) == set(found.values["baseline"])
 
 
-def test_nothing_in_the_adapter_folder_names_this_machine(found: autopeft.SearchResult, minilm: Path) -> None:
+def test_nothing_in_the_adapter_folder_names_this_machine(found: autopeft.SearchResult, short_minilm: Path) -> None:
     for path in (found.folder / "winner").glob("*.json"):
-        assert str(minilm.parent) not in path.read_text(), path.name
+        assert str(short_minilm.parent) not in path.read_text(), path.name
         assert str(found.folder) not in path.read_text(), path.name
 
 
@@ -118,22 +118,24 @@ def test_it_is_in_mlflow(found: autopeft.SearchResult) -> None:
     assert {"result.json", "report.html", "charts", "winner", "predictions"} <= sent
 
 
-def test_a_finished_search_is_not_run_again(found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path) -> None:
+def test_a_finished_search_is_not_run_again(
+    found: autopeft.SearchResult, short_minilm: Path, tiny_reviews: Path
+) -> None:
     before = len(read_journal(found.folder))
-    again = run(options(minilm, tiny_reviews, found.folder, resume=True))
+    again = run(options(short_minilm, tiny_reviews, found.folder, resume=True))
     records = read_journal(found.folder)[before:]
     assert {record.type for record in records} <= {"resumed", "plan", "finished", "note"}
     assert again.winner["sha256"] == found.winner["sha256"]
 
 
 def test_an_eval_set_is_added_to_a_finished_search(
-    found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, tmp_path: Path
+    found: autopeft.SearchResult, short_minilm: Path, tiny_reviews: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(found.folder, tmp_path / "run")
     rows = pd.read_csv(tiny_reviews / "test.csv")
     seen = pd.read_csv(tiny_reviews / "train.csv")[:30].to_dict("records")
     sets = {"same": tiny_reviews / "test.csv", "seen": seen}
-    result = run(options(minilm, tiny_reviews, tmp_path / "run", resume=True, eval_sets=sets))
+    result = run(options(short_minilm, tiny_reviews, tmp_path / "run", resume=True, eval_sets=sets))
     same = result.values["eval_sets"]["same"]
     assert same["winner"] == found.winner["test"]
     assert same["baseline"] == found.values["baseline"]["test"]
@@ -180,10 +182,10 @@ def test_more_trials_reopen_a_finished_search(minilm: Path, tiny_reviews: Path, 
     ],
 )
 def test_resume_refuses_another_search(
-    found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, change: dict[str, Any], field: str
+    found: autopeft.SearchResult, short_minilm: Path, tiny_reviews: Path, change: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(autopeft.InputError) as error:
-        run(options(minilm, tiny_reviews, found.folder, resume=True, **change))
+        run(options(short_minilm, tiny_reviews, found.folder, resume=True, **change))
     assert field in {problem.field for problem in error.value.problems}
 
 
@@ -215,8 +217,9 @@ def test_a_data_frame_and_a_regression(minilm: Path, tmp_path: Path) -> None:
     assert predicted[0]["score"] > predicted[1]["score"]
 
 
-def test_a_plan_says_what_the_verdict_can_show(minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
-    values = options(minilm, tiny_reviews, tmp_path / "run", evidence="standard")
+@pytest.mark.usefixtures("few_predictions")
+def test_a_plan_says_what_the_verdict_can_show(short_minilm: Path, tiny_reviews: Path, tmp_path: Path) -> None:
+    values = options(short_minilm, tiny_reviews, tmp_path / "run", evidence="standard")
     values.pop("out")
     found = autopeft.plan(values.pop("task"), values.pop("budget"), **values).to_dict()
     shown = found["evidence"]
@@ -256,27 +259,27 @@ def test_lora_with_trained_biases_is_plain_peft_and_marked(minilm: Path, tiny_re
 
 @pytest.mark.slow
 def test_adapters_in_use_today_are_compared(
-    found: autopeft.SearchResult, minilm: Path, tiny_reviews: Path, tmp_path: Path
+    found: autopeft.SearchResult, short_minilm: Path, tiny_reviews: Path, tmp_path: Path
 ) -> None:
-    own = run(options(minilm, tiny_reviews, tmp_path / "own", incumbent=str(found.folder / "winner")))
+    own = run(options(short_minilm, tiny_reviews, tmp_path / "own", incumbent=str(found.folder / "winner")))
     told = own.values["incumbent"]
     assert told["adapter_params"] == found.winner["adapter_params"]
     assert told["test"] == found.winner["test"]
     assert told["validation"]["accuracy"] > 0.5
 
-    plain = run(options(minilm, tiny_reviews, tmp_path / "peft", budget={"target": "peft", "max_trials": 2}))
+    plain = run(options(short_minilm, tiny_reviews, tmp_path / "peft", budget={"target": "peft", "max_trials": 2}))
     folder = tmp_path / "adapter"
     folder.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(tmp_path / "peft" / "winner" / name, folder / name)
-    stock = run(options(minilm, tiny_reviews, tmp_path / "stock", incumbent=str(folder)))
+    stock = run(options(short_minilm, tiny_reviews, tmp_path / "stock", incumbent=str(folder)))
     told = stock.values["incumbent"]
     assert (told["adapter_params"], told["head_params"]) == tuple(
         plain.winner[name] for name in ("adapter_params", "head_params")
     )
     assert told["test"] == plain.winner["test"]
     with pytest.raises(autopeft.InputError, match="incumbent"):
-        run(options(minilm, tiny_reviews, tmp_path / "none", incumbent=str(tiny_reviews)))
+        run(options(short_minilm, tiny_reviews, tmp_path / "none", incumbent=str(tiny_reviews)))
 
 
 @pytest.mark.slow

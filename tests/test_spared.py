@@ -13,7 +13,6 @@ from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import FOLD, Carrier, checksum
 from autopeft.compose.host import spare_casts
 from autopeft.cost.step import StepTensors, build_optimizer, train_step
-from autopeft.inspect import module_map
 from autopeft.space.configuration import Configuration, Part, Training
 
 
@@ -23,7 +22,7 @@ def carrier(tmp_path: Path) -> Carrier:
 
 
 def built(carrier: Carrier, method: str, *, dropout: float = 0.0, scale: float = 2.0) -> AdaptedModel:
-    modules = module_map(carrier.model)
+    modules = carrier.modules
     sites = modules.select(("query", "value", "down"))
     parts = {site.name: [Part.of(method, {"r": 4, "scale": scale})] for site in sites}
     training = Training(((method, 1e-2),), 1e-2, 4, dropout)

@@ -26,18 +26,12 @@ from autopeft.search.computing import Choosing, check_kept
 from autopeft.search.prepare import prepare
 from autopeft.spec import SearchSpec
 from autopeft.spec.parse import parse_search
-from autopeft.testing.executors import make_setup
 from autopeft.trial import computing, tuning
 from autopeft.trial.computing import Computing, LengthProfile, by_rule, known_answer, threads_for
 from autopeft.trial.evaluate import outputs, tensors
 from autopeft.trial.setup import WorkSetup
 
 RULE = Computing("bfloat16", "eager")
-
-
-@pytest.fixture
-def setup(tmp_path: Path, minilm: Path, tiny_reviews: Path) -> WorkSetup:
-    return make_setup(minilm, tiny_reviews, tmp_path)
 
 
 def rows_of(lengths: list[int]) -> EncodedSplit:
@@ -146,20 +140,14 @@ def test_only_what_is_not_fixed_is_tried(setup: WorkSetup) -> None:
     assert len(names({}, replace(RULE, threads=2))) == 8
 
 
-def test_a_base_is_converted_there_and_back(setup: WorkSetup) -> None:
+def test_a_base_is_converted_there_and_back(setup: WorkSetup, short_minilm: Path) -> None:
     bf16 = tuning.converted(setup.base, "bfloat16")
     again = tuning.converted(tuning.converted(bf16, "float32"), "bfloat16")
     for name, array in bf16.tensors.items():
         np.testing.assert_array_equal(again.tensors[name], array)
-    read = load_base_like(setup)
+    read = load_base(short_minilm, kind=setup.kind, dtype="bfloat16").tensors
     for name, array in read.items():
         np.testing.assert_array_equal(bf16.tensors[name], array)
-
-
-def load_base_like(setup: WorkSetup) -> dict[str, Any]:
-    from autopeft.testing.real import minilm_folder
-
-    return load_base(minilm_folder(), kind=setup.kind, dtype="bfloat16").tensors
 
 
 def test_both_attentions_give_the_same_logits(setup: WorkSetup) -> None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ from autopeft.compose.identity import (
     read_config,
 )
 from autopeft.errors import InputError
+from autopeft.inspect import module_map
+from autopeft.space.modules import ModuleMap
 
 __all__ = [
     "Attention",
@@ -108,6 +111,11 @@ class Carrier:
     attention: str
     identity: BaseIdentity | None
     biases: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    @cached_property
+    def modules(self) -> ModuleMap:
+        """The places that can be adapted; the model is run once to find them."""
+        return module_map(self.model)
 
 
 def load_base(

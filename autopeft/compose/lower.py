@@ -12,7 +12,6 @@ from autopeft.compose.base import Carrier
 from autopeft.compose.biases import say_biases
 from autopeft.compose.host import TASK_TYPES, stock_config
 from autopeft.compose.whole import whole_config
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.beside import without_biases, writes_base_biases
 from autopeft.space.configuration import Configuration, Part
@@ -39,9 +38,7 @@ def lower(configuration: Configuration, carrier: Carrier, *, target: str = "any"
         The peft type and its config, without base model and revision.
     """
     if configuration.whole is not None:
-        config = whole_config(
-            configuration.whole, module_map(carrier.model), carrier, dropout=configuration.training.dropout
-        )
+        config = whole_config(configuration.whole, carrier.modules, carrier, dropout=configuration.training.dropout)
         return str(config.peft_type.value), config
     if writes_base_biases(configuration, target):
         rest = without_biases(configuration)

@@ -29,7 +29,6 @@ from autopeft.compose.host import ADAPTER, recompute_constants
 from autopeft.compose.lower import lower
 from autopeft.compose.manifest import MANIFEST, check_manifest, damaged, read_json, write_manifest
 from autopeft.errors import InputError, Problem, TrialFailure
-from autopeft.inspect import module_map
 from autopeft.methods import METHODS
 from autopeft.space.beside import writes_base_biases
 from autopeft.space.configuration import Configuration
@@ -117,7 +116,7 @@ def load_adapter(carrier: Carrier, folder: str | Path, *, trainable: bool = Fals
     try:
         # Some methods compute constants from the frozen weights when they are built.
         with torch.autocast(carrier.model.device.type, enabled=False):
-            adapted = adapt(carrier, configuration, module_map(carrier.model), seed=0)
+            adapted = adapt(carrier, configuration, carrier.modules, seed=0)
     except TrialFailure as error:
         raise InputError.one("adapter", str(path), error.detail, "Use the autopeft that wrote it.") from error
     if configuration.sites:
@@ -190,7 +189,7 @@ def _write_peft(adapted: AdaptedModel, config: PeftConfig | None, biased: bool, 
     """
     carrier = adapted.carrier
     if config is None:
-        config = hybrid_config(carrier, adapted.configuration, module_map(carrier.model))
+        config = hybrid_config(carrier, adapted.configuration, carrier.modules)
     built = adapted.model.peft_config[ADAPTER]
     if hasattr(built, "cpt_token_ids"):
         # Chosen when the trial began.

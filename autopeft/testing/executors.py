@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autopeft.compose.base import attach, load_base, load_tokenizer
+from autopeft.compose.base import load_base, load_tokenizer, meta_carrier
 from autopeft.data.encode import encode
 from autopeft.data.read import read
 from autopeft.executors.base import Done, Event, Executor, Finished, Lost, Progressed, Wait
-from autopeft.inspect import module_map
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.spec import Task
 from autopeft.strategy.jobs import Job, Outcome, Probe, Train
@@ -77,8 +76,8 @@ def make_setup(model: Path, data: Path, folder: Path) -> WorkSetup:
 
 def lora_job(setup: WorkSetup, trial: str, *, rate: float = 3e-3, rows: int = 128, rank: int = 2) -> Train:
     """LoRA on every query."""
-    carrier = attach(setup.base, head="mean", labels=setup.labels)
-    sites = module_map(carrier.model).select(("query",))
+    carrier = meta_carrier(setup.base.config, kind=setup.kind, head="mean", labels=setup.labels)
+    sites = carrier.modules.select(("query",))
     parts = {site.name: [Part.of("lora", {"r": rank, "scale": 1.0})] for site in sites}
     configuration = Configuration.of(parts, Training((("lora", rate),), 3e-3, 16, 0.1))
     return Train(trial, configuration, 1, 0, rows, 16, 0, 0, f"trials/{trial}", "mean")

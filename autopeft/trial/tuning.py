@@ -22,7 +22,6 @@ from autopeft.compose.base import DTYPES, Attention, DType, SharedBase, attach
 from autopeft.cost.step import StepTensors, build_optimizer, step_tensors, train_step
 from autopeft.data.batches import pad
 from autopeft.data.encoded import EncodedData
-from autopeft.inspect import module_map
 from autopeft.space.modules import ModuleMap
 from autopeft.trial.computing import EVALUATION_ROWS, QUANTILES, Computing
 from autopeft.trial.workbench import speed_configuration
@@ -223,7 +222,7 @@ class _Trials:
             carrier = attach(base, head=self._head, labels=self._labels, attention=way.attention)
             carrier.model.to(self._device)
             if self._modules is None:
-                self._modules = module_map(carrier.model)
+                self._modules = carrier.modules
             configuration = speed_configuration(self._modules, self._kind)
             model = adapt(carrier, configuration, self._modules, seed=0).to(self._device)
             self._built[way.precision] = model, build_optimizer(model.groups(), configuration.training)

@@ -26,7 +26,6 @@ from autopeft.data.batches import padded_length
 from autopeft.data.sources import SPLITS
 from autopeft.errors import InputError, TrialFailure
 from autopeft.evidence.metrics import score, undefined
-from autopeft.inspect import module_map
 from autopeft.space.beside import BIAS, writes_base_biases
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.modules import ModuleMap
@@ -89,7 +88,6 @@ class Workbench:
         self.setup = setup
         self.device = device or pick_device(setup.gpu)
         self._carriers: dict[str, Carrier] = {}
-        self._maps: dict[str, ModuleMap] = {}
         self._resident: dict[str, tuple[int, AdaptedModel, torch.optim.AdamW]] = {}
         self._checksums: dict[str, str] = {}
         self._states = FrozenStates(setup, self.device)
@@ -152,9 +150,7 @@ class Workbench:
 
     def modules(self, head: str) -> ModuleMap:
         """The module map of the base under a head."""
-        if head not in self._maps:
-            self._maps[head] = module_map(self.carrier(head).model)
-        return self._maps[head]
+        return self.carrier(head).modules
 
     def _train(self, job: Train, clock: JobClock) -> Outcome:
         started = self.begin(job, clock)
