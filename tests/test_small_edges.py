@@ -115,3 +115,12 @@ def test_kernels_elsewhere_than_on_processors_copy_nothing() -> None:
     for device, copied in (("cpu", 4 * 64), ("meta", 0)):
         left, right = (torch.empty(64, dtype=d, device=device) for d in (torch.float32, torch.bfloat16))
         assert scratch_bytes(torch.ops.aten.add.Tensor, (left, right)) == copied
+
+
+def test_a_run_without_some_parts_pays_for_its_latency_too() -> None:
+    state = SimpleNamespace(
+        division=SimpleNamespace(final_rows=9000),
+        seconds=lambda hash, rows, *, final: 100.0,
+        limited_seconds=lambda: 20.0,
+    )
+    assert Simplify(cast(Any, state), cast(Any, None))._seconds("challenger") == 120.0
