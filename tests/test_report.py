@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,8 @@ def test_how_often_such_a_verdict_errs_stands_beside_it(
     folder = verdict(ExampleSearch(tmp_path / "run"), name, "challenger")
     log = SearchLog.fold(read_journal(folder))
     log.header["task"]["metric"] = metric
+    for trial in log.trials.values():
+        trial.rungs = [replace(rung, metrics={**rung.metrics, metric: 0.8}) for rung in trial.rungs]
     calibration = gather(log).calibration
     assert calibration is not None
     assert re.fullmatch(short, calibration[0])

@@ -149,9 +149,9 @@ def test_many_blocks_are_grouped_and_whole_methods_fill_their_row(tmp_path: Path
     WideSearch(tmp_path / "run").whole()
     log = SearchLog.fold(read_journal(tmp_path / "run"))
     log.modules = {"blocks": 32, "sites": []}
-    for known in log.configurations.values():
-        known.configuration["sites"].clear()  # type: ignore[attr-defined]
-        known.configuration["sites"][""] = [{"method": "vera", "r": 8}]
+    for hash, known in log.configurations.items():
+        whole = {**known.configuration, "sites": {"": [{"method": "vera", "r": 8}]}}
+        log.configurations[hash] = replace(known, configuration=whole)
     found = places(log)
     assert found is not None
     assert len(found.columns) == 12
