@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import gc
 import os
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from autopeft.trial.setup import WorkSetup
 
 _HOME = tempfile.mkdtemp(prefix="autopeft-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 _RAY_TOKEN = Path(_HOME) / "ray_token"
 _RAY_TOKEN.write_text(secrets.token_hex(32))
 _RAY_TOKEN.chmod(0o600)

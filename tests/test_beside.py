@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from example_search import division
 from space_models import bert
 from test_search_simulated import Bench
 from transformers import BertConfig
@@ -14,7 +15,7 @@ from transformers import BertConfig
 import autopeft
 from autopeft.methods import METHODS
 from autopeft.search.beside import Beside, beside, full_seconds
-from autopeft.search.division import FINALIST_SEEDS, Division, Speed
+from autopeft.search.division import Speed
 from autopeft.search.drops import CAUTION, SHARE, drops_seconds, most_drops
 from autopeft.search.hours import device_hours, unaffordable
 from autopeft.search.state import PATIENCE
@@ -24,12 +25,8 @@ from autopeft.strategy.jobs import Job, Outcome, Probe, Train
 from autopeft.testing.worlds import SyntheticWorld, by_method
 from autopeft.trial.latency import LIMITED_SECONDS, LONGEST, MOST_SECONDS, latency_seconds
 
-DIVISION = Division(
-    rungs=(1000, 3000, 9000),
-    warmup_rows=60,
-    cooldown_rows=2700,
-    seeds=FINALIST_SEEDS[:3],
-    baseline_share=1 / 3,
+DIVISION = replace(
+    division(),
     max_trials=40,
     rung_evaluated=100,
     final_evaluated=200,
@@ -37,7 +34,6 @@ DIVISION = Division(
     confirm_until=None,
     deadline=None,
     speed=Speed(train=0.01, evaluate=0.005),
-    workers=2,
 )
 FULL = full_seconds(DIVISION)
 

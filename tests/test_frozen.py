@@ -348,7 +348,7 @@ class TestTrials:
             assert worker.stdin is not None
             worker.stdin.write("\n")
             worker.stdin.flush()
-        one, other = (worker.communicate(timeout=120)[0].split()[-3:] for worker in workers)
+        one, other = (worker.communicate(timeout=400)[0].split()[-3:] for worker in workers)
         third = outcome_of(setup, train_job(Workbench(setup), "mean", 2, "c"))
         assert one == other == [third.sha256, str(third.loss), "2"]
         assert third.values["states"]["filled"] == 0

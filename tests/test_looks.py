@@ -17,6 +17,8 @@ from autopeft.tracking.store import connect
 
 HASH = "c" * 64
 NOWHERE = "http://127.0.0.1:9"
+PATIENCE = 300
+"""Seconds that a store may take on a slow machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +39,9 @@ def searched(folder: Path, uri: str, experiment: str, *, reads: int = 1, test_ha
         search.add("resumed", records=len(search.journal.records), reopened=True)
         search.add("test_opened", winner_sha256="a" * 64, test_hash=HASH)
         search.add("finished", status="found", result={})
-    found = tracker.looks(test_hash, wait=60)
+    found = tracker.looks(test_hash, wait=PATIENCE)
     search.journal.close()
-    assert tracker.close(wait=60) is None
+    assert tracker.close(wait=PATIENCE) is None
     return found
 
 
@@ -51,9 +53,9 @@ def test_reads_are_summed_over_searches_and_experiments(tmp_path: Path) -> None:
     # A search that comes back is not one of the others, and counts once.
     resumed = Tracker(uri, "first", "a", tmp_path / "a")
     resumed.catch_up(read_journal(tmp_path / "a"))
-    assert resumed.looks(HASH, wait=60) == Looks(4, 2)
-    assert resumed.looks("e" * 64, wait=60) == Looks(0, 0)
-    resumed.close(wait=60)
+    assert resumed.looks(HASH, wait=PATIENCE) == Looks(4, 2)
+    assert resumed.looks("e" * 64, wait=PATIENCE) == Looks(0, 0)
+    resumed.close(wait=PATIENCE)
 
 
 def test_a_search_sent_twice_counts_once_and_a_deleted_run_was_read_all_the_same(tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_store_that_is_away_is_not_waited_for(tmp_path: Path) -> None:
     tracker = Tracker(NOWHERE, "first", "a", tmp_path / "a")
     search.tell = tracker.offer
     search.head()
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while tracker.error is None:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -87,7 +89,7 @@ def test_a_store_that_is_away_is_not_waited_for(tmp_path: Path) -> None:
         asked.set()
 
     threading.Thread(target=ask, daemon=True).start()
-    assert asked.wait(60)
+    assert asked.wait(PATIENCE)
     search.journal.close()
     tracker.close(wait=0.1)
 
@@ -98,22 +100,22 @@ def test_an_answer_that_comes_too_late_or_fails_is_none(tmp_path: Path, monkeypa
     tracker = Tracker(uri, "first", "a", tmp_path / "a")
     search.tell = tracker.offer
     search.head()
-    assert tracker.looks(HASH, wait=60) == Looks(0, 0)
+    assert tracker.looks(HASH, wait=PATIENCE) == Looks(0, 0)
     go_on = threading.Event()
 
     def slow(self: Runs, test_hash: str) -> Looks:
-        go_on.wait(60)
+        go_on.wait(PATIENCE)
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(Runs, "looks", slow)
     assert tracker.looks(HASH, wait=0.01) is None
     go_on.set()
-    assert tracker.looks(HASH, wait=60) is None
+    assert tracker.looks(HASH, wait=PATIENCE) is None
     monkeypatch.undo()
     # The thread has survived: whatever comes next is sent.
     search.confirm(*search.explore())
     search.journal.close()
-    assert tracker.close(wait=60) is None
+    assert tracker.close(wait=PATIENCE) is None
 
 
 @pytest.mark.parametrize("answer", [Looks(5, 3), None])

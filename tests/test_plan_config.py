@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import example_search
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,7 @@ from autopeft.cost.step import StepTensors, compute_loss
 from autopeft.data.estimate import estimate
 from autopeft.data.read import read
 from autopeft.errors import InputError, NothingFeasible
-from autopeft.search.division import FINALIST_SEEDS, Division, Speed
+from autopeft.search.division import Division, Speed
 from autopeft.search.hours import device_hours, full_seconds, unaffordable
 from autopeft.search.prepare import prepare
 from autopeft.search.serving import serving_warnings
@@ -240,22 +241,16 @@ def test_estimated_rows(questions: Path, tiny_reviews: Path) -> None:
 
 
 def division(**changes: Any) -> Division:
-    made = Division(
-        rungs=(1000, 3000, 9000),
-        warmup_rows=60,
-        cooldown_rows=2700,
-        seeds=FINALIST_SEEDS[:3],
-        baseline_share=1 / 3,
-        max_trials=9,
-        rung_evaluated=100,
-        final_evaluated=200,
-        explore_until=1000.0,
-        confirm_until=1600.0,
-        deadline=1800.0,
-        speed=Speed(train=0.01, evaluate=0.005),
-        workers=2,
-    )
-    return replace(made, **changes)
+    given: dict[str, Any] = {
+        "max_trials": 9,
+        "rung_evaluated": 100,
+        "final_evaluated": 200,
+        "explore_until": 1000.0,
+        "confirm_until": 1600.0,
+        "deadline": 1800.0,
+        "speed": Speed(train=0.01, evaluate=0.005),
+    }
+    return replace(example_search.division(), **{**given, **changes})
 
 
 def test_device_hours() -> None:

@@ -26,6 +26,8 @@ from autopeft.tracking.content import LONGEST_PARAM, finite, short, trial_table
 from autopeft.tracking.store import connect, experiment_id
 
 NOWHERE = "http://127.0.0.1:9"
+PATIENCE = 300
+"""Seconds that a store may take on a slow machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +52,7 @@ def followed(folder: Path, uri: str, search: ExampleSearch, **options: Any) -> s
     tracker = Tracker(uri, "sst2", "first", folder, **options)
     for record in search.journal.records:
         tracker.offer(record)
-    return tracker.close(["result.json", "winner"])
+    return tracker.close(["result.json", "winner"], wait=PATIENCE)
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def test_runs_of_a_dead_driver_are_closed_and_opened_again_on_resume(tmp_path: P
         search.add("finished", status="found", result={})
         for record in journal.records[-3:]:
             second.offer(record)
-        assert second.close() is None
+        assert second.close(wait=PATIENCE) is None
     parents, children = runs_of(uri)
     states = {child.data.tags["autopeft.trial"]: child.info.status for child in children}
     assert states == {lost: "KILLED", kept: "FINISHED"}
@@ -226,7 +228,7 @@ def test_records_that_mlflow_refuses_for_good_do_not_block_the_rest(tmp_path: Pa
     child = json.loads((run / "tracking.json").read_text())["children"]["t0001"]
     client.delete_run(child)  # by a person, in the pages
     search.confirm(*finalists)
-    message = tracker.close()
+    message = tracker.close(wait=PATIENCE)
     assert message is not None
     assert "refused 1 records" in message
     assert "lacks" not in message
@@ -310,7 +312,7 @@ def test_many_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> Non
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
-    assert len({answers.get(timeout=10) for _ in workers}) == 1
+    assert len({answers.get(timeout=PATIENCE) for _ in workers}) == 1
 
 
 class Server:
@@ -329,7 +331,7 @@ class Server:
         self.process = subprocess.Popen(
             command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(self.answers, 120)
+        wait_for(self.answers)
 
     def answers(self) -> bool:
         try:
@@ -362,15 +364,15 @@ def test_a_server_that_dies_in_the_middle_gets_everything_once_it_is_back(tmp_pa
     tracker = Tracker(server.uri, "sst2", "first", run)
     search.tell = tracker.offer
     search.head()
-    wait_for(lambda: cursor(run) >= 0, 60)
+    wait_for(lambda: cursor(run) >= 0)
     finalists = search.explore()
     server.kill()
     search.confirm(*finalists)
     search.journal.close()
-    wait_for(lambda: tracker.error is not None, 60)
+    wait_for(lambda: tracker.error is not None)
     back = threading.Thread(target=server.start)
     back.start()
-    assert tracker.close(["result.json"], wait=120) is None
+    assert tracker.close(["result.json"], wait=PATIENCE) is None
     back.join()
     parents, children = runs_of(server.uri)
     assert (len(parents), len(children)) == (1, 8)
@@ -390,7 +392,7 @@ def cursor(folder: Path) -> int:
         return -1
 
 
-def wait_for(condition: Any, seconds: float = 30.0) -> None:
+def wait_for(condition: Any, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
