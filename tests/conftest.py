@@ -37,6 +37,8 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DISABLE_IMPORT_WARNING="1",
 )
+# The models are tiny: a second thread gains nothing, and two processes with two threads each wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _GOOD = ("a warm and funny", "a wonderful", "a clever", "an honest and moving", "a delightful")
 _BAD = ("a dull and tired", "a terrible", "a clumsy", "a boring and hollow", "a dreadful")
