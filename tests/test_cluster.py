@@ -20,6 +20,7 @@ import pytest
 from autopeft.errors import AutopeftError, InputError
 from autopeft.executors.base import Done, Event, Finished, Resized, Wait
 from autopeft.executors.folder import SharedFolder
+from autopeft.executors.room import Share
 from autopeft.executors.seats import Hello
 from autopeft.strategy.jobs import Job, Outcome, Probe
 from autopeft.testing.executors import ExecutorContract, Script
@@ -38,8 +39,8 @@ class Setup:
 class StandIn:
     """A worker whose jobs take as many seconds as their limit says."""
 
-    def __init__(self, setup: Setup, threads: int) -> None:
-        self._setup, self._threads = setup, threads
+    _setup: Setup
+    _threads = 0
 
     def run(self, job: Job) -> Outcome:
         if isinstance(job, Probe):
@@ -60,9 +61,10 @@ class StandIn:
     def progress(self) -> None:
         return None
 
-    def hello(self, mark: SharedFolder) -> Hello:
+    def hello(self, shared: list[Any], share: Share, mark: SharedFolder) -> Hello:
         import ray
 
+        self._setup, self._threads = ray.get(shared[0]), share.threads
         return Hello(
             ray.get_runtime_context().get_node_id(),
             os.getpid(),
@@ -217,14 +219,14 @@ def test_what_cannot_be_placed_is_refused_at_once(tmp_path: Path) -> None:
 class Elsewhere(StandIn):
     """A worker on a node that has not mounted the run folder."""
 
-    def hello(self, mark: SharedFolder) -> Hello:
-        return super().hello(SharedFolder(f"{mark.folder}/nowhere", mark.token))
+    def hello(self, shared: list[Any], share: Share, mark: SharedFolder) -> Hello:
+        return super().hello(shared, share, SharedFolder(f"{mark.folder}/nowhere", mark.token))
 
 
 class Broken(StandIn):
     """A worker that cannot start."""
 
-    def __init__(self, setup: Setup, threads: int) -> None:
+    def __init__(self) -> None:
         raise ValueError("no such library here")
 
 
