@@ -244,7 +244,7 @@ def test_a_limit_that_opens_nothing_is_not_left_behind(tmp_path: Path) -> None:
 
 def test_more_time_trains_the_seeds_that_it_lacked_for(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "run", SyntheticWorld(by_method({})), Budget(max_trials=23, max_time=400.0))
-    assert ended(bench).verdict["seeds"] == 3
+    assert 2 <= ended(bench).verdict["seeds"] < 5
     bench.budget = Budget(max_trials=23, max_time=4000.0)
     assert bench.run(resume=True).verdict["seeds"] == 5
 

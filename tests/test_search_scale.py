@@ -47,7 +47,8 @@ def test_sums_and_rankings_are_those_of_all_trials(searched: Path) -> None:
         log.apply(record)
         trials = list(log.trials.values())
         assert log.index.started["explore"] == sum(t.purpose == "explore" for t in trials)
-    assert log.busy == pytest.approx(sum(t.seconds for t in trials) + sum(p["seconds"] for p in log.probes.values()))
+    beside = sum(p["seconds"] for p in log.probes.values()) + sum(test["seconds"] for test in log.tests.values())
+    assert log.busy == pytest.approx(sum(t.seconds for t in trials) + beside)
     for status, count in log.counts.items():
         assert count == sum(t.status == status for t in trials)
     for trial in trials:
