@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from compose_models import carrier_of, rows
+from compose_models import build, carrier_of, logits_of, rows, train_steps, uniform
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from autopeft.compose.base import checksum
 from autopeft.compose.stock import is_stock_folder, load_stock
+from autopeft.compose.store import save_adapter
 from autopeft.errors import InputError
 
 
@@ -43,6 +45,7 @@ def written(model: Path, folder: Path, config: peft.PeftConfig, auto: type) -> t
 
 CLASSIFIER_CONFIGS = [
     peft.LoraConfig(r=4, lora_alpha=7, target_modules=["query", "dense"], task_type="SEQ_CLS"),
+    peft.LoraConfig(r=2, target_modules=["query"], use_dora=True, task_type="SEQ_CLS"),
     peft.IA3Config(target_modules=["key", "value"], feedforward_modules=[], task_type="SEQ_CLS"),
     peft.PromptTuningConfig(num_virtual_tokens=5, task_type="SEQ_CLS"),
 ]
@@ -74,6 +77,20 @@ def test_the_base_is_left_alone_by_trained_biases(bert: Path, tmp_path: Path, bi
     assert checksum(carrier) == before
     with torch.inference_mode():
         assert torch.equal(adapted(*rows()), expected)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "layernorm"])
+def test_what_autopeft_has_written_for_plain_peft_is_read_as_such(bert: Path, tmp_path: Path, method: str) -> None:
+    carrier = carrier_of(bert, "sequence_classification", "stock")
+    adapted = build(carrier, uniform(carrier.modules, method))
+    train_steps(adapted)
+    save_adapter(adapted, tmp_path / "adapter", meta={}, target="peft")
+    (tmp_path / "plain").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "adapter" / name, tmp_path / "plain" / name)
+    again = load_stock(carrier, tmp_path / "plain")
+    assert torch.equal(logits_of(again), logits_of(adapted))
+    assert (again.adapter_params, again.head_params) == (adapted.adapter_params, adapted.head_params)
 
 
 def test_a_language_model(llama: Path, tmp_path: Path) -> None:

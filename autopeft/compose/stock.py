@@ -60,7 +60,7 @@ def load_stock(carrier: Carrier, folder: str | Path) -> AdaptedModel:
         model = PeftModel.from_pretrained(private, str(path), adapter_name=ADAPTER, config=config)
     tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     with safe_open(path / WEIGHTS, framework="pt") as file:
-        held = set(file.keys())
+        held = {_as_peft_writes(name) for name in file.keys()}  # noqa: SIM118
     # Biases that are not in the file are the base's own: autopeft writes those that were trained.
     biased = values.get("bias", "none") != "none"
     odd = sorted(name for name in set(tensors) ^ held if name in held or not (biased and name.endswith(".bias")))
@@ -73,6 +73,11 @@ def load_stock(carrier: Carrier, folder: str | Path) -> AdaptedModel:
     adapted.adapter_params = stored - adapted.head_params
     adapted.requires_grad_(False)
     return adapted.train(False)
+
+
+def _as_peft_writes(name: str) -> str:
+    """DoRA's magnitudes have two names that peft reads; autopeft writes the one that they have in the model."""
+    return name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name
 
 
 def stock_weights(folder: str | Path) -> str:
