@@ -83,9 +83,12 @@ def short_minilm(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The folder of MiniLM's first two blocks: for tests that ask nothing of the depth, at a third of the work."""
     from transformers import AutoConfig, AutoModel
 
+    from autopeft.compose.base import quiet
+
     folder = tmp_path_factory.mktemp("short_minilm")
     config = AutoConfig.from_pretrained(minilm, num_hidden_layers=2)
-    AutoModel.from_pretrained(minilm, config=config).save_pretrained(folder)
+    with quiet():
+        AutoModel.from_pretrained(minilm, config=config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         if (minilm / name).is_file():
             shutil.copy(minilm / name, folder / name)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 import autopeft
@@ -277,7 +278,8 @@ def test_adapters_in_use_today_are_compared(
     assert (told["adapter_params"], told["head_params"]) == tuple(
         plain.winner[name] for name in ("adapter_params", "head_params")
     )
-    assert told["test"] == plain.winner["test"]
+    # Each search has measured anew how it computes, which may order sums otherwise.
+    assert told["test"] == pytest.approx(plain.winner["test"], rel=1e-4)
     with pytest.raises(autopeft.InputError, match="incumbent"):
         run(options(short_minilm, tiny_reviews, tmp_path / "none", incumbent=str(tiny_reviews)))
 
@@ -395,9 +397,10 @@ def test_a_killed_worker_is_replaced(minilm: Path, tiny_reviews: Path, tmp_path:
     out = tmp_path / "run"
     process = subprocess.Popen(command(minilm, tiny_reviews, out, "--workers", "2"), start_new_session=True)
     wait_for(out, lambda log: any(t.rungs for t in log.trials.values()))
-    workers = subprocess.run(["pgrep", "-f", "ray::_Worker"], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(workers[0]), signal.SIGKILL)
-    assert process.wait(timeout=300) == 0
+    # Of this search alone: others may run on the machine.
+    started = [(one, " ".join(one.cmdline())) for one in psutil.Process(process.pid).children(recursive=True)]
+    next(one for one, named in started if named.startswith("ray::Worker")).kill()
+    assert process.wait(timeout=500) == 0
     log = SearchLog.fold(read_journal(out))
     assert log.finished["status"] == "found"
 
