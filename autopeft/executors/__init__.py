@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from autopeft.executors.base import Controller, Done, Event, Executor, Finished, Lost, Progressed, Resized, Wait
@@ -49,33 +49,21 @@ class Starting:
     """
 
     def __init__(self, spec: SearchSpec) -> None:
-        self._made: Executor | None = None
-        self._fault: BaseException | None = None
-        self._there, self._released = threading.Event(), threading.Event()
+        self._spec = spec
+        self._made: Future[Executor] | None = None
         if spec.executor != "inprocess":
             # Two threads must not be the first to load it at once.
             importlib.import_module("ray")
-        self._thread = threading.Thread(target=self._live, args=(spec,), name="workers")
-        self._wanted = threading.Event()
+        # Linux ends Ray's processes with the thread that began them: this one lives as long as they shall.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="workers")
         if spec.ray_address is None:
             # A cluster that is there already is asked for its GPUs first, by a connection of its own.
-            self._wanted.set()
-        self._thread.start()
+            self._begin()
 
-    def _live(self, spec: SearchSpec) -> None:
-        self._wanted.wait()
-        if self._released.is_set():
-            self._there.set()
-            return
-        try:
-            self._made = make(spec)
-        except BaseException as fault:  # noqa: BLE001 - it is raised where the executor is taken
-            self._fault = fault
-        self._there.set()
-        # Linux ends Ray's processes with the thread that began them.
-        self._released.wait()
-        if self._made is not None:
-            self._made.close()
+    def _begin(self) -> Future[Executor]:
+        if self._made is None:
+            self._made = self._thread.submit(make, self._spec)
+        return self._made
 
     def take(self) -> Executor:
         """The executor, once it is there. It lives until `drop`.
@@ -83,18 +71,21 @@ class Starting:
         Raises:
             InputError: As `make`.
         """
-        self._wanted.set()
-        self._there.wait()
-        if self._made is None:
-            raise self._fault or RuntimeError("there is no executor")
-        return self._made
+        return self._begin().result()
 
     def drop(self) -> None:
         """Let go of it: now, or without waiting for it as soon as it is there. Harmless when repeated."""
-        self._released.set()
-        self._wanted.set()
-        if self._there.is_set():
-            self._thread.join()
+        made, self._made = self._made, None
+        there = made is None or made.done()
+        if made is not None:
+            self._thread.submit(_close, made)
+        self._thread.shutdown(wait=there)
+
+
+def _close(made: Future[Executor]) -> None:
+    """What could not be made was raised where it was taken, or nobody wanted it."""
+    if made.exception() is None:
+        made.result().close()
 
 
 def make(spec: SearchSpec) -> Executor:

@@ -142,14 +142,7 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
     return Plan(
         {
             "warnings": warned,
-            "task": {
-                "kind": prepared.raw.kind,
-                "metric": prepared.raw.metric,
-                "rows": rows,
-                "max_length": prepared.data.max_length,
-                "eval_sets": {name: given.split.rows for name, given in prepared.eval_sets.items()},
-                "notes": [*prepared.notes, *(note for given in prepared.eval_sets.values() for note in given.notes)],
-            },
+            "task": _about_task(prepared),
             "model": {
                 "id": prepared.identity.id,
                 "architecture": modules.architecture,
@@ -165,6 +158,18 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
             "evidence": _evidence(division, prepared),
         }
     )
+
+
+def _about_task(prepared: Prepared) -> dict[str, Any]:
+    given = prepared.eval_sets
+    return {
+        "kind": prepared.raw.kind,
+        "metric": prepared.raw.metric,
+        "rows": {name: split.rows for name, split in prepared.data.splits.items()},
+        "max_length": prepared.data.max_length,
+        "eval_sets": {name: held.split.rows for name, held in given.items()},
+        "notes": [*prepared.notes, *(note for held in given.values() for note in held.notes)],
+    }
 
 
 def _memory_warning(least: int, here: int | None) -> list[str]:

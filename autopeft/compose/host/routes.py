@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,12 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from autopeft.compose.host.layer import HostedLayer, innermost
 from autopeft.compose.host.tuner import active_prefixes
 from autopeft.compose.layers.bottleneck import Tap
-from autopeft.compose.layers.prefix import PrefixPart, eager_kernel, prefixed
+from autopeft.compose.layers.prefix import PrefixPart, kernel_of, prefixed
 from autopeft.compose.rows import Layout
 from autopeft.methods import METHODS
 
@@ -82,7 +81,7 @@ class AttentionRoute:
     ) -> tuple[torch.Tensor, None]:
         """The attention of all rows, each member's over the places that it has."""
         with_prefix = prefixed(family, active_prefixes)
-        kernel = eager_kernel(module) if family == "eager" else sdpa_attention_forward
+        kernel = kernel_of(family, module)
         made = []
         for member, attention in enumerate(self._attentions):
             rows, places = self._layout.rows_of(member), self._layout.places_of(member)
@@ -131,10 +130,6 @@ def _prefixed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _routed(family: str) -> Any:
-    def kernel_of(module: nn.Module) -> Callable[..., Any]:
-        kernel: Callable[..., Any] = eager_kernel(module) if family == "eager" else sdpa_attention_forward
-        return kernel
-
     def attention(
         module: nn.Module,
         query: torch.Tensor,
@@ -145,7 +140,7 @@ def _routed(family: str) -> Any:
     ) -> Any:
         route = getattr(module, ROUTE, None)
         if route is None:
-            return kernel_of(module)(module, query, key, value, attention_mask, **kwargs)
+            return kernel_of(family, module)(module, query, key, value, attention_mask, **kwargs)
         return route(family, module, query, key, value, attention_mask, kwargs)
 
     return attention

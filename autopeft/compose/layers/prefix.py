@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from autopeft.compose.layers.part import OwnPart, Place
 
-__all__ = ["PrefixPart", "eager_kernel", "prefixed"]
+__all__ = ["PrefixPart", "kernel_of", "prefixed"]
 
 Kernel = Callable[..., Any]
 INIT_STD = 0.02
@@ -64,12 +64,18 @@ class PrefixPart(OwnPart):
         return None
 
 
-def eager_kernel(module: nn.Module) -> Kernel:
-    """The plain attention function of the module's own architecture.
+def kernel_of(family: str, module: nn.Module) -> Kernel:
+    """The plain attention function underneath.
+
+    Args:
+        family: ``sdpa``, or ``eager``: that of the module's own architecture.
+        module: An attention module.
 
     Raises:
         NotImplementedError: Its model defines none.
     """
+    if family == "sdpa":
+        return sdpa_attention_forward  # type: ignore[no-any-return, unused-ignore]
     for kind in type(module).__mro__:
         kernel = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
         if kernel is not None:
@@ -93,7 +99,7 @@ def prefixed(family: str, prefixes: Callable[[nn.Module], Iterable[PrefixPart]])
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        kernel = eager_kernel(module) if family == "eager" else sdpa_attention_forward
+        kernel = kernel_of(family, module)
         for prefix in prefixes(module):
             if attention_mask is None and family == "sdpa":
                 attention_mask = _causal(module, query, key, kwargs)
