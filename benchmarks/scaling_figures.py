@@ -30,7 +30,7 @@ from autopeft.testing.worlds import SyntheticWorld, by_method
 from autopeft.tracking import replay
 
 RESULTS = Path(__file__).parent / "results" / "scaling_figures.json"
-SLOTS = {8: 60, 64: 200}
+SLOTS = {8: 60, 64: 200, 512: 600}
 """Workers -> trials that may start."""
 
 
