@@ -29,11 +29,11 @@ from autopeft.compose.adapt import adapt
 from autopeft.compose.base import load_base
 from autopeft.cost.step import build_optimizer
 from autopeft.data.encoded import EncodedData, EncodedSplit
-from autopeft.search.prepare import precision_here
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.strategy.jobs import Train
 from autopeft.testing.real import minilm_folder
 from autopeft.trial import train
+from autopeft.trial.computing import precision_here
 from autopeft.trial.evaluate import outputs
 from autopeft.trial.frozen import FrozenPrefix, FrozenStates
 from autopeft.trial.setup import WorkSetup

@@ -105,7 +105,7 @@ def our_events(folder: Path) -> list[dict[str, Any]]:
 
 def run_peer(who: str, data: Path, folder: Path, seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """One peer's search; its evaluations."""
-    from autopeft.search.prepare import precision_here
+    from autopeft.trial.computing import precision_here
 
     kind, _, style = who.partition(" ")
     place = folder / f"{who.replace(' ', '-')}-{seed}"

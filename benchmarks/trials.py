@@ -94,7 +94,7 @@ class Contest:
     def __init__(self, folder: Path, data: Path, settings: dict[str, Any], entries: list[dict[str, Any]]) -> None:
         self.folder, self.data, self.settings, self.entries = folder, data, settings, entries
         self.model = measured.model_folder()
-        from autopeft.search.prepare import precision_here
+        from autopeft.trial.computing import precision_here
 
         self.bf16 = precision_here(False) == "bfloat16"
 
