@@ -61,12 +61,11 @@ def run(data: Path, folder: Path, jobs: Sequence[Any], workers: int) -> dict[str
 
 def mean_tokens(task: dict[str, Any]) -> float:
     """Padded length of the average training row."""
-    from autopeft.data.batches import padded_length
     from autopeft.search.prepare import prepare
     from autopeft.spec.parse import parse_search
 
     split = prepare(parse_search({"task": task, "tracking_uri": "none"})).data.splits["train"]
-    return statistics.fmean(padded_length(int(length)) for length in split.lengths)
+    return statistics.fmean(split.padded(int(length)) for length in split.lengths)
 
 
 def apart(request: dict[str, Any]) -> dict[str, Any]:

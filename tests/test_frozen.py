@@ -65,7 +65,7 @@ def tiny_setup(name: str, folder: Path, *, precision: str = "float32", kind: str
     if not model.is_dir():
         save_tiny(name, model)
     splits = {"train": encoded(60, kind, 1), "validation": encoded(40, kind, 2), "test": encoded(5, kind, 3)}
-    data = EncodedData(splits, kind, ("a", "b", "c"), 0, 40, {name: name for name in splits})
+    data = EncodedData(splits, kind, ("a", "b", "c"), 0, 40, {name: name for name in splits}).padded_to(2)
     base = load_base(model, kind=kind, dtype=precision)  # type: ignore[arg-type]
     labels = 0 if kind == "causal_lm" else 3
     return WorkSetup(base, data, kind, "accuracy", labels, str(folder), precision, "eager")  # type: ignore[arg-type]

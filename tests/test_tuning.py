@@ -64,6 +64,7 @@ def test_workers_share_the_cores_and_never_take_more(workers: int, cores: int, g
 def test_the_rule_takes_fused_attention_for_long_rows_and_on_gpus() -> None:
     assert by_rule(gpu=False, longest=64, threads=1).attention == "eager"
     assert by_rule(gpu=False, longest=512, threads=1).attention == "sdpa"
+    assert [by_rule(gpu=gpu, longest=n, threads=1).padding for gpu in (False, True) for n in (64, 512)] == [2, 8, 8, 8]
     assert by_rule(gpu=True, longest=64, threads=1, precision="bfloat16").attention == "sdpa"
 
 

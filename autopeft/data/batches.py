@@ -1,7 +1,7 @@
 """Batches whose rows and padding depend on the data, the batch size and the seed, and on nothing else.
 
 All trials with the same batch size see the same batches, so that they can share a pass through the base model and their
-memory can be predicted. Rows of similar length go together and are padded to a multiple of 8.
+memory can be predicted. Rows of similar length go together, and are padded to a multiple that their split names.
 """
 
 from __future__ import annotations
@@ -12,15 +12,8 @@ import numpy as np
 
 from autopeft.data.encoded import Array, Batch, EncodedSplit
 
-PAD_MULTIPLE = 8
-"""Padded lengths are multiples of this."""
 IGNORED = -100
 """Label of tokens that have no part in the loss; class of a row without a label."""
-
-
-def padded_length(length: int) -> int:
-    """The length to which a batch is padded whose longest row has this many tokens."""
-    return max(PAD_MULTIPLE, -(-length // PAD_MULTIPLE) * PAD_MULTIPLE)
 
 
 class TrainStream:
@@ -41,7 +34,7 @@ class TrainStream:
     def __init__(self, split: EncodedSplit, batch_size: int, seed: int) -> None:
         if split.rows < 1 or batch_size < 1:
             raise ValueError(f"a stream needs rows and a batch size, not {split.rows} rows in batches of {batch_size}")
-        self._edges = -(-split.lengths // PAD_MULTIPLE)
+        self._edges = -(-split.lengths // split.pad_multiple)
         self._batch_size = batch_size
         self._seed = seed
         self.rows_per_epoch = split.rows
@@ -90,7 +83,7 @@ def pad(split: EncodedSplit, rows: Array, pad_token: int) -> Batch:
         pad_token: Fills up the rows.
     """
     starts, lengths = split.offsets[rows], split.lengths[rows]
-    length = padded_length(int(lengths.max(initial=0)))
+    length = split.padded(int(lengths.max(initial=0)))
     places = np.arange(length)
     mask = places < lengths[:, None]
     source = (starts[:, None] + places)[mask]
@@ -119,4 +112,4 @@ def evaluation_batches(split: EncodedSplit, batch_rows: int) -> Iterator[Array]:
 
 def longest_batch(split: EncodedSplit, batch_size: int) -> tuple[int, int]:
     """Rows and padded length of the largest batch that a stream can yield."""
-    return min(batch_size, split.rows), padded_length(int(split.lengths.max(initial=0)))
+    return min(batch_size, split.rows), split.longest

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from autopeft.data.batches import PAD_MULTIPLE, padded_length
-from autopeft.data.encoded import Array, EncodedData, EncodedSplit
+from autopeft.data.encoded import PAD_MULTIPLE, Array, EncodedData, EncodedSplit, padded_length
 from autopeft.data.language import Rendered, encode_answers, encode_prompts, renderer
 from autopeft.data.plan import TextPlan
 from autopeft.data.read import RawData

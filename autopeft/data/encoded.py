@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+PAD_MULTIPLE = 8
+"""Padded lengths are multiples of this, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class EncodedSplit:
         labels: int64 `[rows]` class numbers, or float32 `[rows]` targets; None for language models.
         answer_from: int32 `[rows]`: position in the row where the answer begins and the loss starts; None otherwise.
         references: For language models, the answer texts (exact match); None otherwise.
+        pad_multiple: Batches of these rows are padded to multiples of this.
     """
 
     offsets: Array
@@ -33,6 +36,7 @@ class EncodedSplit:
     labels: Array | None = None
     answer_from: Array | None = None
     references: tuple[str, ...] | None = None
+    pad_multiple: int = PAD_MULTIPLE
 
     @property
     def rows(self) -> int:
@@ -43,6 +47,15 @@ class EncodedSplit:
     def lengths(self) -> Array:
         """Tokens of each row, int64 `[rows]`."""
         return np.diff(self.offsets)
+
+    @property
+    def longest(self) -> int:
+        """Padded length of the longest row."""
+        return self.padded(int(self.lengths.max(initial=0)))
+
+    def padded(self, length: int) -> int:
+        """The length to which a batch is padded whose longest row has this many tokens."""
+        return padded_length(length, self.pad_multiple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,10 @@ class EncodedData:
     max_length: int
     hashes: Mapping[str, str]
 
+    def padded_to(self, multiple: int) -> EncodedData:
+        """The same rows, padded to multiples of another number."""
+        return replace(self, splits={n: replace(s, pad_multiple=multiple) for n, s in self.splits.items()})
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -83,3 +100,8 @@ class Batch:
     attention_mask: Array
     token_types: Array | None
     labels: Array
+
+
+def padded_length(length: int, multiple: int = PAD_MULTIPLE) -> int:
+    """A length rounded up to a multiple, and never 0."""
+    return max(multiple, -(-length // multiple) * multiple)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from autopeft.data.batches import PAD_MULTIPLE, padded_length
-from autopeft.data.encoded import Array, EncodedData, EncodedSplit
+from autopeft.data.encoded import PAD_MULTIPLE, Array, EncodedData, EncodedSplit, padded_length
 from autopeft.data.read import RawData
 from autopeft.errors import InputError
 

@@ -67,7 +67,7 @@ class Choosing:
         content_hash: str,
         precision: DType | None = None,
     ) -> None:
-        self._spec, self._data, self._kind, self._gpu = spec, data, kind, gpu
+        self._spec, self._kind, self._gpu = spec, kind, gpu
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
         # On a cluster this machine's cores, and its answers, are those of another.
         self._here = spec.ray_address is None
@@ -87,6 +87,7 @@ class Choosing:
         began, kept = journalled(spec)
         self._settled = began
         self.first = self._known(kept)
+        self._data = data.padded_to(self.first.padding)
 
     @property
     def _fixed(self) -> dict[str, str]:

@@ -11,7 +11,6 @@ import torch
 
 from autopeft.compose.base import DTYPES
 from autopeft.cost.flops import ACHIEVED, DECODING, expert_weights, matmul_rate, row_flops
-from autopeft.data.batches import padded_length
 from autopeft.errors import AutopeftError
 from autopeft.search.beside import NOTHING_BESIDE, Beside, full_seconds
 from autopeft.search.division import DEFAULT_TRIALS, FINISH_SECONDS, Division, Speed
@@ -71,7 +70,7 @@ def estimated_speed(prepared: Prepared, head: str, device_tflops: float | None) 
     vocabulary = model.get_output_embeddings().weight.shape[0] if head == "lm" else 0
     flops = row_flops(
         modules,
-        [padded_length(int(length)) for length in split.lengths],
+        [split.padded(int(length)) for length in split.lengths],
         adapter_params=speed_configuration(modules, prepared.raw.kind).adapter_params(modules),
         vocabulary=vocabulary,
         answers=0.0 if split.answer_from is None else float((split.lengths - split.answer_from).mean()),

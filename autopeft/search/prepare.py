@@ -147,7 +147,7 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
             share = f"{memory_limit / 2**30:.1f} GiB"
             told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]
     return found.with_model(
-        data=data,
+        data=data.padded_to(computing.padding),
         text=plan_of(raw, data, tokenizer),
         base=base,
         gpu=gpu,

@@ -245,9 +245,11 @@ class Prepared:
     def setup(self, folder: Path) -> WorkSetup:
         """What the workers get."""
         lm, budget = self.raw.kind == "causal_lm", self.spec.budget
+        padding = self.computing.padding
+        eval_splits = {name: replace(each.split, pad_multiple=padding) for name, each in self.eval_sets.items()}
         return WorkSetup(
             base=self.base,
-            data=replace(self.data, splits={**self.data.splits, **{n: s.split for n, s in self.eval_sets.items()}}),
+            data=replace(self.data, splits={**self.data.splits, **eval_splits}),
             kind=self.raw.kind,
             metric=self.raw.metric,
             labels=self.labels,

@@ -48,7 +48,7 @@ def sketch(spec: SearchSpec, device_tflops: float | None = None) -> Prepared:
     if spec.incumbent is not None:
         notes.append("The incumbent is not looked at: that needs the weights of its base.")
     prepared = gathered.with_model(
-        data=data,
+        data=data.padded_to(computing.padding),
         text=text,
         base=base,
         gpu=gpu,

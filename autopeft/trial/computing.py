@@ -1,7 +1,7 @@
 """How a search's numbers are computed on its machine: by rule, as measured here, as asked for, or as before.
 
-Precision and attention change the last digits of a result, so that they are chosen once for a search, written into its
-journal and kept when it is resumed. Threads change nothing but the time.
+Precision, attention and padding change the last digits of a result, so that they are chosen once for a search, written
+into its journal and kept when it is resumed. Threads change nothing but the time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ import numpy as np
 import torch
 
 from autopeft.compose.base import Attention, DType
-from autopeft.data.batches import PAD_MULTIPLE, padded_length
 from autopeft.data.cache import Shelf, key_of
-from autopeft.data.encoded import EncodedSplit
+from autopeft.data.encoded import PAD_MULTIPLE, EncodedSplit, padded_length
 
 Source = Literal["rule", "measured", "cached", "given", "journal"]
 LONG_ROWS = 256
 """Tokens from which fused attention pays on a processor: below, its backward pass costs more than it saves."""
+FINE_PADDING, FINE_UP_TO = 2, 128
+"""On a processor batches are padded to multiples of the first where no row has more tokens than the second: of short
+rows it saves a tenth of the work; long ones would only come in more shapes, each of which a kernel is made for."""
 EVALUATION_ROWS = 32
 """Rows of an evaluation batch where nothing was measured."""
 QUANTILES = (1 / 6, 1 / 2, 5 / 6)
 """Each stands for a third of the rows."""
-VERSION = 1
+VERSION = 2
 """Of the measurement: answers of another one are not used."""
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -44,6 +46,7 @@ class Computing:
         attention: Attention implementation of the base.
         evaluation_rows: Rows of an evaluation batch.
         threads: Threads of a worker.
+        padding: Batches are padded to multiples of so many tokens.
         source: ``rule``; ``measured`` now, or ``cached``; ``given`` by the user; ``journal`` on a resume.
         seconds: What the measurement took; None where there was none.
         figures: What was measured -> milliseconds per training row, or per evaluated row.
@@ -53,6 +56,7 @@ class Computing:
     attention: Attention
     evaluation_rows: int = EVALUATION_ROWS
     threads: int = 1
+    padding: int = PAD_MULTIPLE
     source: Source = "rule"
     seconds: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class Computing:
                 attention=values["attention"],
                 evaluation_rows=int(values["evaluation_rows"]),
                 threads=int(values["threads"]),
+                padding=int(values.get("padding", PAD_MULTIPLE)),
                 source=values["source"],
                 seconds=None if values["seconds"] is None else float(values["seconds"]),
                 figures={str(name): float(value) for name, value in values["figures"].items()},
@@ -77,7 +82,8 @@ class Computing:
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
         known = found.precision in ("float32", "bfloat16") and found.attention in ("eager", "sdpa")
-        return found if known and found.evaluation_rows > 0 and found.threads > 0 else None
+        counts = (found.evaluation_rows, found.threads, found.padding)
+        return found if known and min(counts) > 0 else None
 
     def told(self) -> str:
         """One sentence: what was chosen, and why."""
@@ -112,7 +118,8 @@ def by_rule(*, gpu: bool, longest: int, threads: int, precision: DType | None = 
         precision: Of the base, where it is known; None for that of this machine.
     """
     attention: Attention = "sdpa" if gpu or longest > LONG_ROWS else "eager"
-    return Computing(precision or precision_here(gpu), attention, threads=threads)
+    padding = PAD_MULTIPLE if gpu or longest > FINE_UP_TO else FINE_PADDING
+    return Computing(precision or precision_here(gpu), attention, threads=threads, padding=padding)
 
 
 def threads_for(workers: int, cores: int, *, gpu: bool) -> int:

@@ -26,7 +26,6 @@ from torch import nn
 from autopeft.compose.adapt import AdaptedModel
 from autopeft.compose.base import Carrier
 from autopeft.compose.lookup import Entry, frozen_part
-from autopeft.data.batches import padded_length
 from autopeft.data.encoded import Array
 from autopeft.space.frozen import frozen_blocks
 from autopeft.space.modules import ModuleMap
@@ -108,7 +107,7 @@ class FrozenStates:
             return "switched off"
         if layer < 1:
             return "nothing is frozen below what is trained"
-        longest = padded_length(int(self._setup.data.splits["train"].lengths.max(initial=0)))
+        longest = self._setup.data.splits["train"].longest
         at_once = job.execution.rows(job.configuration.training.batch_size)
         if self._setup.limited_memory and at_once * longest < max(FILL_TOKENS, longest):
             # What was predicted for the step has to hold for the pass that computes the states, too.
@@ -147,7 +146,8 @@ class FrozenPrefix:
     def warm(self, split: str, rows: Array) -> None:
         """See to it that the states of some rows are kept."""
         if self._source is not None:
-            self._open(split).load(rows, padded_length(int(self._source.setup.data.splits[split].lengths[rows].max())))
+            of = self._source.setup.data.splits[split]
+            self._open(split).load(rows, of.padded(int(of.lengths[rows].max())))
 
     def close(self) -> None:
         """Let go of the files."""

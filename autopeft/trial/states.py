@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autopeft.compose.base import Carrier
 from autopeft.compose.lookup import states_after
-from autopeft.data.batches import PAD_MULTIPLE, pad, padded_length
+from autopeft.data.batches import pad
 from autopeft.data.encoded import Array, EncodedSplit
 from autopeft.trial.evaluate import autocast, tensors
 from autopeft.trial.setup import WorkSetup
@@ -111,7 +111,7 @@ class SplitStates:
         classes = self._classes[rows[missing]]
         for kind in np.unique(classes).tolist():
             places = missing[classes == kind]
-            at_once = rows_at_once(kind * PAD_MULTIPLE)
+            at_once = rows_at_once(kind * self._split.pad_multiple)
             for start in range(0, len(places), at_once):
                 into = places[start : start + at_once]
                 group = self._filled_up(rows[into], kind, at_once)
@@ -167,13 +167,13 @@ def states_of(
     Returns:
         `[rows, length, width]` on the device.
     """
-    length = padded_length(int(split.lengths[rows].max()))
+    length = split.padded(int(split.lengths[rows].max()))
     batch = pad(split, np.resize(rows, rows_at_once(length)), setup.data.pad_token)
     with autocast(setup, device):
         return states_after(carrier, stack, layer, tensors(batch, device))[: len(rows)]
 
 
 def classes_of(split: EncodedSplit) -> Array:
-    """Padded length of each row, in multiples of `PAD_MULTIPLE`: int64 `[rows]`."""
-    classes: Array = np.maximum(1, -(-split.lengths // PAD_MULTIPLE))
+    """Padded length of each row, in multiples of what its split pads to: int64 `[rows]`."""
+    classes: Array = np.maximum(1, -(-split.lengths // split.pad_multiple))
     return classes

@@ -22,7 +22,6 @@ from autopeft.compose.base import Carrier, attach, checksum
 from autopeft.compose.stock import is_stock_folder, load_stock, stock_head
 from autopeft.compose.store import describe, load_adapter, save_adapter
 from autopeft.cost.step import build_optimizer
-from autopeft.data.batches import padded_length
 from autopeft.data.sources import SPLITS
 from autopeft.errors import InputError, TrialFailure
 from autopeft.evidence.metrics import score, undefined
@@ -331,7 +330,7 @@ class Workbench:
     def _check_length(self, model: AdaptedModel) -> None:
         # Eval sets have no say in what can be trained.
         own = [split for name, split in self.setup.data.splits.items() if name in SPLITS]
-        longest = max(padded_length(int(split.lengths.max(initial=0))) for split in own)
+        longest = max(split.longest for split in own)
         if model.positions is not None and longest > model.positions:
             detail = f"batches of {longest} tokens do not fit behind the prompt: {model.positions} positions are left"
             raise TrialFailure("unsupported", detail, infeasible=True, measured=longest)
