@@ -75,7 +75,7 @@ class Lab:
 def verdict(ours: Floats, theirs: Floats, margin: float | None = None) -> tuple[str, float]:
     """The verdict's name and the half-width of its interval."""
     arms = [[{"prediction": run, "label": np.ones_like(run)} for run in answers] for answers in (ours, theirs)]
-    found = compare("accuracy", arms[0], arms[1], sizes=(1, 2), margin=margin)
+    found = compare("accuracy", arms[0], arms[1], costs=(1, 2), margin=margin)
     return found.name, (found.high - found.low) / 2
 
 
@@ -87,7 +87,7 @@ def raced(ours: Floats, theirs: Floats) -> str:
         arms = [
             [{"prediction": run, "label": np.ones_like(run)} for run in answers[:seeds]] for answers in (ours, theirs)
         ]
-        name = compare("accuracy", arms[0], arms[1], sizes=(1, 2), level=level).name
+        name = compare("accuracy", arms[0], arms[1], costs=(1, 2), level=level).name
         if name != "tie":
             break
     return name

@@ -97,6 +97,7 @@ class TestFlags:
             "evidence": ("strict", "strict"),
             "until": ("decided", "decided"),
             "within": ("0.5", 0.5),
+            "cost": ("memory", "memory"),
             "objective": ("pareto", "pareto"),
             "seed": ("3", 3),
             "workers": ("2", 2),

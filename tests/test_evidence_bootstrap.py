@@ -22,20 +22,20 @@ def arm(rng, seeds, rows, accuracy, difficulty=None):
 def test_clear_gain_is_better_and_clear_loss_worse():
     rng = np.random.default_rng(0)
     strong, weak = arm(rng, 3, 2000, 0.9), arm(rng, 3, 2000, 0.6)
-    verdict = compare("accuracy", strong, weak, sizes=(10, 5))
+    verdict = compare("accuracy", strong, weak, costs=(10, 5))
     assert (verdict.name, verdict.takes) == ("better", "challenger")
     assert 0 < verdict.low < verdict.difference < verdict.high
-    mirrored = compare("accuracy", weak, strong, sizes=(5, 10))
+    mirrored = compare("accuracy", weak, strong, costs=(5, 10))
     assert (mirrored.name, mirrored.takes) == ("worse", "baseline")
     assert mirrored.difference == pytest.approx(-verdict.difference)
     assert mirrored.high == pytest.approx(-verdict.low)
 
 
-@pytest.mark.parametrize(("sizes", "takes"), [((5, 10), "challenger"), ((10, 5), "baseline"), ((7, 7), "baseline")])
-def test_tie_takes_the_cheaper(sizes, takes):
+@pytest.mark.parametrize(("costs", "takes"), [((5, 10), "challenger"), ((10, 5), "baseline"), ((7, 7), "baseline")])
+def test_tie_takes_the_cheaper(costs, takes):
     rng = np.random.default_rng(1)
     difficulty = rng.random(500)
-    verdict = compare("accuracy", arm(rng, 3, 500, 0.8, difficulty), arm(rng, 3, 500, 0.8, difficulty), sizes=sizes)
+    verdict = compare("accuracy", arm(rng, 3, 500, 0.8, difficulty), arm(rng, 3, 500, 0.8, difficulty), costs=costs)
     assert (verdict.name, verdict.takes) == ("tie", takes)
     assert verdict.low <= 0 <= verdict.high
     assert "adapter parameters" in verdict.reason
@@ -44,19 +44,19 @@ def test_tie_takes_the_cheaper(sizes, takes):
 def test_one_seed_confirms_nothing():
     rng = np.random.default_rng(2)
     strong, weak = arm(rng, 3, 2000, 0.9), arm(rng, 1, 2000, 0.6)
-    verdict = compare("accuracy", strong, weak, sizes=(1, 1))
+    verdict = compare("accuracy", strong, weak, costs=(1, 1))
     assert (verdict.name, verdict.takes) == ("unconfirmed", "challenger")
-    assert compare("accuracy", weak, strong, sizes=(1, 9)).takes == "baseline"
-    assert compare("accuracy", weak, weak, sizes=(9, 1)).takes == "baseline"
-    assert compare("accuracy", weak, weak, sizes=(1, 9)).takes == "challenger"
+    assert compare("accuracy", weak, strong, costs=(1, 9)).takes == "baseline"
+    assert compare("accuracy", weak, weak, costs=(9, 1)).takes == "baseline"
+    assert compare("accuracy", weak, weak, costs=(1, 9)).takes == "challenger"
 
 
 def test_seeds_that_disagree_make_a_verdict_uncertain():
     rows = np.arange(2000) % 100
     steady = [run(rows < 80), run(rows < 80)]
-    verdict = compare("accuracy", [run(rows < 83), run(rows < 83)], steady, sizes=(1, 1))
+    verdict = compare("accuracy", [run(rows < 83), run(rows < 83)], steady, costs=(1, 1))
     assert verdict.name == "better"
-    torn = compare("accuracy", [run(rows < 90), run(rows < 76)], steady, sizes=(1, 1))
+    torn = compare("accuracy", [run(rows < 90), run(rows < 76)], steady, costs=(1, 1))
     assert torn.difference == pytest.approx(verdict.difference)
     assert torn.name == "tie"
 
@@ -66,7 +66,7 @@ def test_few_lucky_examples_are_no_proof():
     base[:4] = 0
     ours, theirs = [run(np.ones(20))] * 3, [run(base)] * 3
     assert paired_flips(ours[0], theirs[0]) == (4, 0, 0.125)
-    assert compare("accuracy", ours, theirs, sizes=(1, 1)).name == "tie"
+    assert compare("accuracy", ours, theirs, costs=(1, 1)).name == "tie"
 
 
 def test_known_number():
@@ -75,7 +75,7 @@ def test_known_number():
     theirs = [run([1] * 50 + [0] * 50)] * 2
     values = np.append([0.0] * 50 + [1.0] * 10 + [0.0] * 40, [1.0, -1.0])
     variance = ((values - 0.1) ** 2).sum() / 101 / 102
-    verdict = compare("accuracy", ours, theirs, sizes=(1, 1))
+    verdict = compare("accuracy", ours, theirs, costs=(1, 1))
     assert verdict.difference == pytest.approx(0.1)
     assert verdict.high - verdict.difference == pytest.approx(1.959964 * variance**0.5, rel=1e-5)
 
@@ -91,11 +91,11 @@ def test_other_metrics_are_resampled(metric):
         ]
 
     strong, weak = runs(0.3), runs(1.5)
-    verdict = compare(metric, strong, weak, sizes=(1, 1), resamples=200)
+    verdict = compare(metric, strong, weak, costs=(1, 1), resamples=200)
     expected = np.mean([score(metric, r) for r in strong]) - np.mean([score(metric, r) for r in weak])
     assert verdict.difference == pytest.approx(expected)
     assert verdict.name == "better"
-    assert verdict == compare(metric, strong, weak, sizes=(1, 1), resamples=200)
+    assert verdict == compare(metric, strong, weak, costs=(1, 1), resamples=200)
     found = interval(metric, strong, resamples=200)
     assert found.low < found.mean < found.high
 
@@ -147,13 +147,13 @@ def test_flips_are_counted_exactly():
 def test_different_examples_are_refused():
     ours = [run(np.ones(10))] * 2
     with pytest.raises(ValueError, match="numbers of examples"):
-        compare("accuracy", ours, [run(np.ones(9))] * 2, sizes=(1, 1))
+        compare("accuracy", ours, [run(np.ones(9))] * 2, costs=(1, 1))
     with pytest.raises(ValueError, match="labels differ"):
-        compare("accuracy", ours, [{"prediction": np.ones(10), "label": np.zeros(10)}] * 2, sizes=(1, 1))
+        compare("accuracy", ours, [{"prediction": np.ones(10), "label": np.zeros(10)}] * 2, costs=(1, 1))
     with pytest.raises(ValueError, match="no runs"):
         interval("accuracy", [])
     with pytest.raises(ValueError, match="at least one run"):
-        compare("accuracy", ours, [], sizes=(1, 1))
+        compare("accuracy", ours, [], costs=(1, 1))
     with pytest.raises(ValueError, match="level"):
         interval("accuracy", ours, level=95)
 
@@ -192,7 +192,7 @@ def test_true_gains_are_found(simulation):
 
 
 @pytest.mark.parametrize(
-    ("loss", "margin", "sizes", "name", "takes"),
+    ("loss", "margin", "costs", "name", "takes"),
     [
         (0.0, 0.02, (5, 10), "within", "challenger"),
         (0.0, 0.0005, (5, 10), "tie", "baseline"),
@@ -203,14 +203,14 @@ def test_true_gains_are_found(simulation):
         (-0.1, 0.02, (5, 10), "better", "challenger"),
     ],
 )
-def test_a_margin_is_kept_or_lora_is_taken(loss, margin, sizes, name, takes):
+def test_a_margin_is_kept_or_lora_is_taken(loss, margin, costs, name, takes):
     rng = np.random.default_rng(3)
     difficulty = rng.random(5000)
     ours, theirs = (arm(rng, 3, 5000, accuracy, difficulty) for accuracy in (0.75 - loss, 0.75))
-    verdict = compare("accuracy", ours, theirs, sizes=sizes, margin=margin)
+    verdict = compare("accuracy", ours, theirs, costs=costs, margin=margin)
     assert (verdict.name, verdict.takes) == (name, takes)
     if name == "within":
         assert "50% fewer adapter parameters" in verdict.reason
         assert verdict.low > -margin
     with pytest.raises(ValueError, match="above 0"):
-        compare("accuracy", ours, theirs, sizes=sizes, margin=0.0)
+        compare("accuracy", ours, theirs, costs=costs, margin=0.0)

@@ -62,7 +62,7 @@ def test_the_verdict_shows_it_as_often_as_is_said(rows: int) -> None:
             return {"prediction": changed.astype(int), "label": np.ones(rows, int)}
 
         runs = [[seeded(arm) for _ in range(seeds)] for arm in (ours, theirs)]
-        better += compare("accuracy", *runs, sizes=(1, 2)).name == "better"
+        better += compare("accuracy", *runs, costs=(1, 2)).name == "better"
     assert 0.72 < better / searches < 0.9
 
 

@@ -111,10 +111,11 @@ FLAGS: tuple[Flag, ...] = (
         "--within",
         "within",
         SEARCH,
-        "the smallest adapter shown to be no worse than tuned LoRA by more than so many points, instead of the best",
+        "the cheapest adapter shown to be no worse than tuned LoRA by more than so many points, instead of the best",
         "POINTS",
         "number",
     ),
+    Flag("--cost", "cost", SEARCH, "what ties and --within go by: params, memory or latency (params)", "WHAT"),
     Flag(
         "--objective",
         "objective",

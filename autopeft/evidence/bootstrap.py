@@ -28,11 +28,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import numpy as np
 
 from autopeft.evidence.metrics import Array, Floats, Outputs, bounds, checked, class_count, per_example, statistic
+from autopeft.spec.costs import COSTS, Cost
 
 VerdictName = Literal["better", "within", "tie", "worse", "unconfirmed"]
 _BINARY = ("accuracy", "exact_match")
@@ -63,12 +65,12 @@ class Verdict:
 
     Attributes:
         name: ``better`` or ``worse``: zero lies outside the interval of the difference; ``tie``: inside; ``within``: a
-            margin was given, the whole interval lies above its negative, and the challenger is the smaller one;
+            margin was given, the whole interval lies above its negative, and the challenger is the cheaper one;
             ``unconfirmed``: fewer than two seeds in an arm.
         difference: Mean score of the challenger less that of the baseline.
         low: Lower end of its interval.
         high: Upper end.
-        takes: The arm to use: the better one; on a tie the one with fewer adapter parameters, or with a margin, which
+        takes: The arm to use: the better one; on a tie the cheaper one, or with a margin, which
             was not shown to be kept, the baseline.
         reason: One sentence for the user.
     """
@@ -117,7 +119,8 @@ def compare(
     challenger: Sequence[Outputs],
     baseline: Sequence[Outputs],
     *,
-    sizes: tuple[int, int],
+    costs: tuple[float, float],
+    cost: Cost = COSTS["params"],
     margin: float | None = None,
     level: float = LEVEL,
     resamples: int = 2000,
@@ -131,8 +134,10 @@ def compare(
         metric: A name of `autopeft.spec.METRICS`.
         challenger: Outputs of one run per seed.
         baseline: Likewise, on the same examples; numbers of seeds may differ.
-        sizes: Adapter parameters of challenger and baseline: the smaller one is taken on a tie, the baseline if equal.
-        margin: By how much a smaller challenger may be worse (a test of non-inferiority: Blackwelder 1982, Controlled
+        costs: Of challenger and baseline: the cheaper one is taken on a tie, the baseline if equal; infinite where one
+            is not known.
+        cost: What these are.
+        margin: By how much a cheaper challenger may be worse (a test of non-inferiority: Blackwelder 1982, Controlled
             Clinical Trials 3, 345-353), in the metric's unit, above 0. A false ``within`` is meant to come up in at
             most (1 - level) / 2 of comparisons of a challenger that is worse by the margin.
         level: Confidence of the interval, in (0, 1).
@@ -151,7 +156,7 @@ def compare(
     difference = float(ours.mean() - theirs.mean())
     half = _half_width(ours, theirs, _example_variance(metric, challenger, baseline, resamples, seed), level)
     low, high = difference - half, difference + half
-    cheaper: Literal["challenger", "baseline"] = "challenger" if sizes[0] < sizes[1] else "baseline"
+    cheaper: Literal["challenger", "baseline"] = "challenger" if costs[0] < costs[1] else "baseline"
     shown = f"{difference:+.4f} {metric} ({level:.0%} interval {low:+.4f} to {high:+.4f})"
     seeds = f"{len(ours)} and {len(theirs)} seeds"
     if min(len(ours), len(theirs)) < 2:
@@ -162,21 +167,23 @@ def compare(
         return Verdict(
             "better", difference, low, high, "challenger", f"{shown} over {seeds}: the challenger is better."
         )
-    if margin is not None and sizes[0] < sizes[1] and low > -margin:
-        saved = f"{1 - sizes[0] / sizes[1]:.0%} fewer adapter parameters"
-        reason = f"{shown} over {seeds}: the challenger is worse by less than {margin:g}, with {saved}."
+    if margin is not None and costs[0] < costs[1] and low > -margin:
+        saved = cost.compared(*costs)
+        saved = f", with {saved}" if saved else ""
+        reason = f"{shown} over {seeds}: the challenger is worse by less than {margin:g}{saved}."
         return Verdict("within", difference, low, high, "challenger", reason)
     if high < 0:
         return Verdict("worse", difference, low, high, "baseline", f"{shown} over {seeds}: the challenger is worse.")
     if margin is not None:
         kept = f"that the challenger is worse by less than {margin:g} was not shown"
         reason = f"{shown} over {seeds}: no difference shown, but {kept}; the baseline is taken."
-        if sizes[0] >= sizes[1]:
-            reason = f"{shown} over {seeds}: no difference shown, and nothing smaller; the baseline is taken."
+        if costs[0] >= costs[1]:
+            reason = f"{shown} over {seeds}: no difference shown, and nothing cheaper; the baseline is taken."
         return Verdict("tie", difference, low, high, "baseline", reason)
-    chosen = f"the {cheaper} is taken with {min(sizes):,} adapter parameters against {max(sizes):,}"
-    if sizes[0] == sizes[1]:
-        chosen = f"the baseline is taken, both have {sizes[0]:,} adapter parameters"
+    known = [cost.told(value) if isfinite(value) else "an unknown cost" for value in (min(costs), max(costs))]
+    chosen = f"the {cheaper} is taken with {known[0]} against {known[1]}"
+    if costs[0] == costs[1]:
+        chosen = f"the baseline is taken, both have {known[0]}"
     return Verdict("tie", difference, low, high, cheaper, f"{shown} over {seeds}: no difference shown; {chosen}.")
 
 

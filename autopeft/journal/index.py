@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from autopeft.journal.log import TrialLog
 
-Standing = tuple[int, float, int, int, str]
-"""Of a trial: rung and score with the sign turned, adapter parameters, its number, its id. The smallest is the best."""
+Standing = tuple[int, float, float, int, str]
+"""Of a trial: rung and score with the sign turned, what it costs, its number, its id. The smallest is the best."""
 Entry = TypeVar("Entry", float, Standing)
 UNFIT = ("failed", "infeasible")
 
@@ -68,16 +68,16 @@ class Index:
         self.refused[constraint] += 1
         self.last_index[arm] = max(self.last_index.get(arm, -1), index)
 
-    def update(self, trial: TrialLog, metric: str, params: int) -> None:
+    def update(self, trial: TrialLog, metric: str, cost: float) -> None:
         """A trial has changed, or has just started.
 
         Args:
             trial: As it is now.
             metric: What rungs are compared by.
-            params: Its adapter parameters.
+            cost: What its adapter costs.
         """
         group, before = (trial.arm, trial.purpose), self._shares.get(trial.id)
-        now = self._share(trial, metric, params)
+        now = self._share(trial, metric, cost)
         self._shares[trial.id] = now
         self.touched.append(trial.id)
         if before is not None:
@@ -119,7 +119,7 @@ class Index:
         return self._seconds.get((arm, purpose), 0.0)
 
     def standings(self, arm: str, purpose: str) -> list[Standing]:
-        """The trials that reached a rung and are allowed, best first; of equal ones the smaller, then the earlier."""
+        """The trials that reached a rung and are allowed, best first; of equal ones the cheaper, then the earlier."""
         return self._standings.get((arm, purpose), [])
 
     def best(self, arm: str | None, purpose: str | None) -> str | None:
@@ -133,12 +133,12 @@ class Index:
         """Rung -> the best score of tuned LoRA's exploration there."""
         return {rung: -marks[0] for rung, marks in self._marks.items() if marks}
 
-    def _share(self, trial: TrialLog, metric: str, params: int) -> _Share:
+    def _share(self, trial: TrialLog, metric: str, cost: float) -> _Share:
         fit = bool(trial.rungs) and trial.status not in UNFIT
         score = trial.rungs[-1].metrics.get(metric) if fit else None
         standing = None
         if score is not None:
-            standing = (-trial.rungs[-1].rung, -score, params, self._numbers[trial.id], trial.id)
+            standing = (-trial.rungs[-1].rung, -score, cost, self._numbers[trial.id], trial.id)
         marks: tuple[tuple[int, float], ...] = ()
         if fit and (trial.arm, trial.purpose) == ("baseline", "explore"):
             marks = tuple((rung.rung, -rung.metrics[metric]) for rung in trial.rungs if metric in rung.metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -345,8 +346,7 @@ class SearchLog:
         self._reckon(known)
 
     def _reckon(self, trial: TrialLog) -> None:
-        known = self.configurations.get(trial.hash)
-        self.index.update(trial, self.rung_metric, 0 if known is None else known.adapter_params)
+        self.index.update(trial, self.rung_metric, self.cost(trial.hash))
 
     @property
     def busy(self) -> float:
@@ -390,6 +390,24 @@ class SearchLog:
             return None
         trial = self.trials[found]
         return trial, trial.rungs[-1].metrics[self.rung_metric]
+
+    @property
+    def cost_name(self) -> str:
+        """What an adapter is cheap in (`autopeft.spec.costs.COSTS`)."""
+        return str(self.header.get("procedure", {}).get("cost") or "params")
+
+    def cost(self, hash: str) -> float:
+        """What a configuration costs; infinite where that is not known."""
+        known = self.configurations.get(hash)
+        match self.cost_name:
+            case "memory":
+                peaks = [trial.peak_bytes for trial in self.index.of_hash(hash) if trial.peak_bytes is not None]
+                predicted = None if known is None else known.predicted_bytes
+                return float(max(peaks, default=predicted or math.inf))
+            case "latency":
+                ratios = self.latency(hash)
+                return round(max(ratios.values()), 2) if ratios else math.inf
+        return 0 if known is None else known.adapter_params
 
     def latency(self, hash: str) -> dict[str, float] | None:
         """Rows in a batch -> time of a configuration's forward pass over the bare base's, or None where unknown."""

@@ -85,7 +85,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "simplify": ("challenger", "drops"),
     "simplified": ("challenger", "takes", "dropped", "differences"),
     "finalists": ("baseline", "challenger", "seeds", "rows", "rung", "predicted_bytes", "front"),
-    "verdict": ("name", "difference", "low", "high", "takes", "reason", "seeds", "margin"),
+    "verdict": ("name", "difference", "low", "high", "takes", "reason", "seeds", "margin", "cost", "costs"),
     "looks": ("test_hash", "this_search", "all_searches", "searches"),
     "test_opened": ("winner_sha256", "test_hash", "rows"),
     "eval_set": ("name", "source", "rows", "sha256", "whole"),

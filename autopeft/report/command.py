@@ -45,6 +45,7 @@ SEARCH_FLAGS = {
     "evidence": "--evidence",
     "until": "--until",
     "within": "--within",
+    "cost": "--cost",
     "objective": "--objective",
     "workers": "--workers",
     "max_workers": "--max-workers",

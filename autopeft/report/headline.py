@@ -9,6 +9,7 @@ from autopeft.evidence import COUNTED, error_rate
 from autopeft.evidence.calibration import WITHIN
 from autopeft.journal import SearchLog
 from autopeft.report.doubts import Doubt
+from autopeft.spec.costs import COSTS
 
 
 class Named(Protocol):
@@ -117,15 +118,15 @@ def _verdict(verdict: Mapping[str, Any], named: Mapping[str, Named]) -> str:
     mix, takes = _mix(ours), verdict.get("takes")
     match verdict.get("name"):
         case "better":
-            return f"Take {mix}: it is better than a tuned LoRA{_size(ours, theirs)}."
+            return f"Take {mix}: it is better than a tuned LoRA{_saved(verdict, ours, theirs)}."
         case "within":
-            return f"Take {mix}: it is worse than a tuned LoRA by less than the margin{_size(ours, theirs)}."
+            return f"Take {mix}: it is worse than a tuned LoRA by less than the margin{_saved(verdict, ours, theirs)}."
         case "tie" if takes == "challenger":
-            return f"Take {mix}: no difference from a tuned LoRA was found{_size(ours, theirs)}."
+            return f"Take {mix}: no difference from a tuned LoRA was found{_saved(verdict, ours, theirs)}."
         case "tie" if verdict.get("margin") is not None:
-            return f"Take the tuned LoRA: {mix} was not shown to be close enough to it, or is no smaller."
+            return f"Take the tuned LoRA: {mix} was not shown to be close enough to it, or is no cheaper."
         case "tie":
-            return f"Take the tuned LoRA: no difference from {mix} was found, and LoRA is no larger."
+            return f"Take the tuned LoRA: no difference from {mix} was found, and LoRA costs no more."
         case "worse":
             return f"Take the tuned LoRA: nothing in this space beat it, {mix} is worse."
     if theirs is None or ours is None:
@@ -138,13 +139,14 @@ def _mix(contender: Named | None) -> str:
     return contender.methods if contender is not None else "the best of the space"
 
 
-def _size(ours: Named | None, theirs: Named | None) -> str:
-    """How the sizes compare, where that is worth a word."""
-    if ours is None or theirs is None or not ours.adapter_params or not theirs.adapter_params:
+def _saved(verdict: Mapping[str, Any], ours: Named | None, theirs: Named | None) -> str:
+    """How the costs compare, where that is worth a word."""
+    name, costs = str(verdict.get("cost") or "params"), verdict.get("costs") or {}
+    one, other = costs.get("challenger"), costs.get("baseline")
+    if name == "params":
+        one, other = (None if named is None else named.adapter_params for named in (ours, theirs))
+    if name not in COSTS or not one or not other:
         return ""
-    ratio = ours.adapter_params / theirs.adapter_params
-    if ratio <= 0.95:
-        return f", with {1 - ratio:.0%} fewer adapter parameters"
-    if ratio >= 1.05:
-        return f", with {ratio - 1:.0%} more adapter parameters"
-    return ", with as many adapter parameters"
+    if abs(one / other - 1) < 0.05:
+        return ", with as many adapter parameters" if name == "params" else f", with {COSTS[name].told(other)} for both"
+    return f", with {COSTS[name].compared(one, other)}"

@@ -11,6 +11,7 @@ from autopeft.space.configuration import Configuration
 from autopeft.space.modules import ModuleMap
 from autopeft.space.simplify import simpler
 from autopeft.spec import Budget
+from autopeft.spec.costs import latency_of_all
 from autopeft.trial.latency import latency_seconds
 
 __all__ = ["NOTHING_BESIDE", "Beside", "beside", "full_seconds"]
@@ -28,7 +29,7 @@ class Beside:
 
     Attributes:
         latency: Seconds of measuring one configuration's latency.
-        limited: Whether every configuration is measured, as there is a limit on it; else only each finalist is.
+        limited: Whether every configuration is measured, as something goes by it; else only each finalist is.
         drops: Groups of parts of the challenger that are dropped in turn, at most.
     """
 
@@ -56,7 +57,13 @@ NOTHING_BESIDE = Beside()
 
 
 def beside(
-    drawn: Sequence[Configuration], modules: ModuleMap, division: Division, budget: Budget, evidence: str
+    drawn: Sequence[Configuration],
+    modules: ModuleMap,
+    division: Division,
+    budget: Budget,
+    evidence: str,
+    *,
+    cost: str = "params",
 ) -> Beside:
     """What a search does beside trials and finalists, as far as it can be known before.
 
@@ -66,15 +73,17 @@ def beside(
         division: The budget, divided.
         budget: The limits.
         evidence: Its level; `quick` drops nothing.
+        cost: What an adapter is cheap in.
     """
     limited, merged = budget.max_latency_overhead is not None, budget.target == "merged"
     groups = max((len(simpler(each, modules, budget.target)) for each in drawn), default=0)
+    measured_of_all = latency_of_all(budget, cost)
     latency = latency_seconds(division.speed.evaluate, limited=limited, merged=merged)
     drops = most_drops(
         0 if evidence == "quick" else groups,
-        full_seconds(division) + (latency if limited else 0.0),
+        full_seconds(division) + (latency if measured_of_all else 0.0),
         division.workers,
         division.explore_until,
         division.max_trials,
     )
-    return Beside(latency, limited, drops)
+    return Beside(latency, measured_of_all, drops)

@@ -20,6 +20,7 @@ from autopeft.journal import TrialLog
 from autopeft.search.division import FINALIST_SEEDS, MIN_RUNG_ROWS, Division
 from autopeft.search.front import spread
 from autopeft.search.ledger import Ledger
+from autopeft.spec.costs import COSTS
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.trial.checkpoint import read_arrays
 
@@ -53,7 +54,7 @@ class Finals:
     def candidates(self) -> dict[Role, TrialLog]:
         """Role -> the arm's best trial: the best score among those that went furthest.
 
-        With a margin, the challenger is the smallest that seems to keep it. Where parts of it did not earn their place
+        With a margin, the challenger is the cheapest that seems to keep it. Where parts of it did not earn their place
         (`autopeft.search.phases.simplify`), it is what is left without them.
         """
         found, simplified = self.explored(), self._ledger.log.simplified
@@ -69,12 +70,12 @@ class Finals:
         log = self._ledger.log
         found: dict[Role, TrialLog] = {}
         for arm in self._arms:
-            # Of equal scores, the smaller adapter.
+            # Of equal scores, the cheaper adapter.
             standings = log.index.standings(arm, "explore")
             if standings:
                 found[ROLES[arm]] = log.trials[standings[0][-1]]
         if self.margin is not None and len(found) == 2:
-            found["challenger"] = self._smallest(found)
+            found["challenger"] = self._cheapest(found)
         return found
 
     def _tried(self, arm: ArmName) -> list[TrialLog]:
@@ -84,30 +85,30 @@ class Finals:
 
     @property
     def margin(self) -> float | None:
-        """By how much a smaller challenger may be worse, in the metric's unit; None where the best is looked for."""
+        """By how much a cheaper challenger may be worse, in the metric's unit; None where the best is looked for."""
         margin: float | None = self._ledger.log.header.get("procedure", {}).get("margin")
         return margin
 
-    def _smallest(self, found: dict[Role, TrialLog]) -> TrialLog:
-        """The smallest of those that went furthest and seem to keep half of the margin; fresh seeds must show it all.
+    def _cheapest(self, found: dict[Role, TrialLog]) -> TrialLog:
+        """The cheapest of those that went furthest and seem to keep half of the margin; fresh seeds must show it all.
 
-        Where none seems to, the best of those that are smaller than the baseline: nothing else could be returned as
+        Where none seems to, the best of those that are cheaper than the baseline: nothing else could be returned as
         within the margin. Where trials are judged by another metric than the final one the margin says nothing.
         """
         log, baseline, best = self._ledger.log, found["baseline"], found["challenger"]
         if log.rung_metric != log.metric or self.margin is None:
             return best
 
-        most = log.configurations[baseline.hash].adapter_params
+        most = log.cost(baseline.hash)
         mark = baseline.rungs[-1].metrics[log.metric] - self.margin / 2
         standings = log.index.standings(ARMS["challenger"], "explore")
-        # (parameters, minus the score, number, id) of those that went furthest and are smaller.
+        # (cost, minus the score, number, id) of those that went furthest and are cheaper.
         furthest = takewhile(lambda standing: standing[0] == standings[0][0], standings)
-        smaller = [(params, worth, number, name) for _, worth, params, number, name in furthest if params < most]
-        if not smaller:
+        cheaper = [(cost, worth, number, name) for _, worth, cost, number, name in furthest if cost < most]
+        if not cheaper:
             return best
-        kept = [each for each in smaller if -each[1] >= mark]
-        return log.trials[min(kept)[-1] if kept else min(smaller, key=lambda each: (each[1], *each))[-1]]
+        kept = [each for each in cheaper if -each[1] >= mark]
+        return log.trials[min(kept)[-1] if kept else min(cheaper, key=lambda each: (each[1], *each))[-1]]
 
     def name(
         self,
@@ -277,6 +278,8 @@ class Finals:
             reason=verdict.reason,
             seeds=seeds,
             margin=self.margin,
+            cost=self._ledger.log.cost_name,
+            costs=self._costs(),
         )
 
     def best_runs(self) -> dict[Role, TrialLog]:
@@ -313,7 +316,6 @@ class Finals:
             reason = f"nothing of {missing} was trained within the limits"
             return Verdict("unconfirmed", 0.0, 0.0, 0.0, present[0], reason), len(runs[present[0]])
         outputs = {role: [self.outputs(run) for run in of_role] for role, of_role in runs.items()}
-        sizes = {role: log.configurations[of_role[0].hash].adapter_params for role, of_role in runs.items()}
         if len({evaluated_rows(run) for of_role in outputs.values() for run in of_role}) > 1:
             scores = {role: np.mean([run.rungs[-1].metrics[log.rung_metric] for run in runs[role]]) for role in present}
             reason = "no time was left to train both finalists with fresh seeds, and they were judged on different rows"
@@ -322,13 +324,20 @@ class Finals:
             self._metric(),
             outputs["challenger"],
             outputs["baseline"],
-            sizes=(sizes["challenger"], sizes["baseline"]),
+            costs=(log.cost(runs["challenger"][0].hash), log.cost(runs["baseline"][0].hash)),
+            cost=COSTS[log.cost_name],
             margin=self.margin,
             level=level,
         )
         if verdict.name in ("better", "within") and self._untrained(runs["baseline"]):
             verdict = replace(verdict, name="unconfirmed", reason=f"{verdict.reason} {UNTRAINED}")
         return verdict, min(len(self.runs(role)) for role in present)
+
+    def _costs(self) -> dict[str, float | None]:
+        """Role -> what its finalist costs, None where that is not known."""
+        log, named = self._ledger.log, self._named()
+        found = {role: log.cost(named[role]) for role in ROLES.values() if named.get(role)}
+        return {role: cost if np.isfinite(cost) else None for role, cost in found.items()}
 
     def _untrained(self, runs: list[TrialLog]) -> bool:
         """Whether these runs score no more than the frozen base does without any adapter."""

@@ -294,6 +294,7 @@ class Prepared:
             "seed": self.spec.seed,
             "evidence": self.spec.evidence,
             "within": self.spec.within,
+            "cost": self.spec.cost,
             "objective": self.spec.objective,
             "incumbent": None if self.spec.incumbent is None else weights_of(self.spec.incumbent),
             **{f"budget.{name}": getattr(budget, name) for name in LIMIT_FIELDS},
@@ -332,6 +333,7 @@ class Prepared:
             "procedure": {
                 "evidence": self.spec.evidence,
                 "margin": self.margin,
+                "cost": self.spec.cost,
                 "objective": self.spec.objective,
                 "level": LEVEL,
                 "seeds": list(FINALIST_SEEDS[: SEEDS[self.spec.evidence]]),

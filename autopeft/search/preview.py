@@ -129,7 +129,7 @@ def make_plan(spec: SearchSpec, device_tflops: float | None = None) -> Plan:
         finalists=2 + (FRONT_SIZE if spec.objective == "pareto" else 0),
     )
     modules = prepared.modules(head)
-    more = beside(drawn, modules, division, spec.budget, spec.evidence)
+    more = beside(drawn, modules, division, spec.budget, spec.evidence, cost=spec.cost)
     here = None
     if prepared.memory_limit is None and device_tflops is None and not prepared.gpu:
         here = live_bytes_per_worker(workers, about_space["memory_bytes"]["base"])

@@ -180,7 +180,8 @@ def _verdict(log: SearchLog) -> dict[str, Any] | None:
     if log.verdict is None:
         return None
     names = ("name", "difference", "low", "high", "takes", "reason", "seeds")
-    return {**{name: log.verdict[name] for name in names}, "margin": log.verdict.get("margin")}
+    later = {name: log.verdict.get(name) for name in ("margin", "cost", "costs")}
+    return {**{name: log.verdict[name] for name in names}, **later}
 
 
 def _taken(log: SearchLog, finals: Finals) -> Role | None:

@@ -224,6 +224,7 @@ class _Session:
             incumbent=None if spec.incumbent is None else str(Path(spec.incumbent).resolve()),
             seed=spec.seed,
             objective=spec.objective,
+            cost=spec.cost,
             pack="off" if spec.executor == "tune" else spec.pack,
             eval_rows={name: given.split.rows for name, given in prepared.eval_sets.items()},
         )

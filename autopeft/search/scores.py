@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 
 from autopeft.journal import SearchLog, TrialLog
+from autopeft.spec.costs import COSTS
 from autopeft.strategy.base import TrialView
 from autopeft.strategy.jobs import Arm as ArmName
+
+MOST = 64.0
+"""More margins than any cost is worth, so that what keeps the margin counts above what does not."""
 
 
 class Scores:
     """Scores of an arm's trials. Final.
 
-    They are the metric's, with one exception: where a margin is given, the space is searched for the smallest adapter
+    They are the metric's, with one exception: where a margin is given, the space is searched for the cheapest adapter
     that keeps it. A trial that is within half of the margin of the best tuned LoRA at the same rung counts for what it
     saves, above every trial that is not.
 
@@ -51,6 +55,9 @@ class Scores:
         mark = self.marks[rung] - self._margin / 2
         if score < mark:
             return score
-        # What keeps the mark is good enough: from there on a hundredth of the parameters is worth one margin.
-        size = math.log10(max(1, self._log.configurations[trial.hash].adapter_params))
-        return mark + self._margin * (6.0 - size / 2)
+        # What keeps the mark is good enough: from there on what it costs counts.
+        cost = self._log.cost(trial.hash)
+        if not math.isfinite(cost):
+            return mark
+        worth = COSTS[self._log.cost_name].worth
+        return mark + self._margin * (MOST - math.log(max(1.0, cost), worth))

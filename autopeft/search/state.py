@@ -17,6 +17,7 @@ from autopeft.space.configuration import Configuration
 from autopeft.space.execution import Execution
 from autopeft.space.modules import ModuleMap
 from autopeft.spec import Budget
+from autopeft.spec.costs import latency_of_all
 from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Evaluate, Job, Pack, Train
 from autopeft.trial.latency import latency_seconds
@@ -47,6 +48,7 @@ class Rules:
         incumbent: Folder of the adapter in use today, or None.
         seed: Seed of exploration.
         objective: ``best`` or ``pareto``.
+        cost: What an adapter is cheap in.
         eval_rows: Name -> rows of the eval sets that are given now.
         pack: Trials that a worker trains together while exploring: ``auto``, ``off`` or a number.
     """
@@ -64,6 +66,12 @@ class Rules:
     eval_rows: Mapping[str, int] = field(default_factory=dict)
     objective: str = "best"
     pack: int | str = "off"
+    cost: str = "params"
+
+    @property
+    def latency_of_all(self) -> bool:
+        """Whether every configuration's latency is measured, and not only that of finalists."""
+        return latency_of_all(self.budget, self.cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +241,8 @@ class State:
         return train + (self.evaluation_seconds(evaluated) if final else evaluated * division.speed.evaluate)
 
     def limited_seconds(self) -> float:
-        """Seconds that a new configuration spends on being held against the limit on latency; 0 without one."""
-        return 0.0 if self.rules.budget.max_latency_overhead is None else self.latency_seconds()
+        """Seconds that measuring its latency takes of a new configuration, where it is measured of all; else 0."""
+        return self.latency_seconds() if self.rules.latency_of_all else 0.0
 
     def _own_rate(self, hash: str) -> float | None:
         """Seconds per row that training this very configuration has taken; None before it has run."""

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from autopeft.errors import InputError, Problem
 from autopeft.spec.amounts import parse_bytes, parse_count, parse_params, parse_seconds
 from autopeft.spec.budget import TARGETS, Budget
+from autopeft.spec.costs import COSTS
 from autopeft.spec.eval_sets import parse_eval_sets
 from autopeft.spec.fields import Fields, read_pack, read_text, suggest
 from autopeft.spec.search import ATTENTIONS, EVIDENCE, EXECUTORS, OBJECTIVES, PRECISIONS, SearchSpec
@@ -202,6 +203,7 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
         evidence=fields.choice("evidence", EVIDENCE, "standard"),
         until=fields.choice("until", ("decided",), None),
         within=fields.number("within", None, low=1e-6, high=1e6),
+        cost=_cost(fields, budget),
         objective=fields.choice("objective", OBJECTIVES, "best"),
         overrides=tuple((name, value) for name, value in changes if name.split(".")[0] in ("space", "strategy")),
         workers=workers,
@@ -221,6 +223,15 @@ def parse_search(values: Mapping[str, Any]) -> SearchSpec:
     )
     fields.finish()
     return spec
+
+
+def _cost(fields: Fields, budget: Budget | None) -> Any:
+    """What is cheap; merged adapters all have the latency of the base."""
+    cost = fields.choice("cost", tuple(COSTS), "params")
+    if cost == "latency" and budget is not None and budget.target == "merged":
+        rule = "tells nothing of adapters that are merged: all of them have the latency of the bare base"
+        fields.problem("cost", cost, rule, "Use params or memory, or another target.")
+    return cost
 
 
 def _workers(fields: Fields) -> tuple[int | None, int | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from autopeft.spec.budget import Budget
+from autopeft.spec.costs import CostName
 from autopeft.spec.task import Task
 
 Evidence = Literal["quick", "standard", "strict"]
@@ -34,8 +35,10 @@ class SearchSpec:
             with the columns and labels of the task, which are scored in the end and decide nothing.
         evidence: How much of the budget goes to certainty: 2, 3 or 5 fresh seeds for each finalist.
         until: ``decided`` ends the search as soon as the verdict is settled; None uses the whole budget.
-        within: Return the smallest adapter that is shown to be no worse than tuned LoRA by more than so many points
+        within: Return the cheapest adapter that is shown to be no worse than tuned LoRA by more than so many points
             (hundredths of a metric that is bounded by 1, else the metric's own unit); None looks for the best.
+        cost: What is cheap: ``params`` of the adapter, ``memory`` of its training, or ``latency``; ties go to what
+            costs less of it, and `within` looks for what costs least.
         objective: ``best`` returns one adapter; ``pareto`` also those that are worth their size, memory or time.
         overrides: ``("space.x", value)`` and ``("strategy.x", value)`` pairs from ``--set``.
         workers: Trials at a time; None takes one per GPU, or one per core, and follows the nodes of a cluster.
@@ -67,6 +70,7 @@ class SearchSpec:
     evidence: Evidence = "standard"
     until: Literal["decided"] | None = None
     within: float | None = None
+    cost: CostName = "params"
     objective: Objective = "best"
     overrides: tuple[tuple[str, Any], ...] = ()
     workers: int | None = None

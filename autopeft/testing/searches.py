@@ -79,6 +79,7 @@ def simulated_search(
     strategy: str = "tpe-asha",
     evidence: str = "standard",
     margin: float | None = None,
+    cost: str = "params",
     until_decided: bool = False,
     objective: str = "best",
     seed: int = 0,
@@ -97,6 +98,7 @@ def simulated_search(
         strategy: As `field_of`.
         evidence: ``quick``, ``standard`` or ``strict``.
         margin: Of ``--within``, as a share: 0.005 for half a point.
+        cost: Of ``--cost``.
         until_decided: ``--until decided``.
         objective: ``best`` or ``pareto``.
         seed: Of the search.
@@ -116,7 +118,7 @@ def simulated_search(
         "model": {"id": "local:0", "base_params": modules.base_params},
         "space": {},
         "environment": {},
-        "procedure": {"margin": margin},
+        "procedure": {"margin": margin, "cost": cost},
     }
 
     def field(head: str, speed: Speed) -> Field:
@@ -137,6 +139,7 @@ def simulated_search(
             incumbent=None,
             seed=seed,
             objective=objective,
+            cost=cost,
         )
         controller = Controller(ledger, rules, field, slots=slots, on_tick=lambda: watch(ledger))
         SimulatedExecutor(slots, world, clock).run(controller, cast(WorkSetup, _Folder(str(folder))))

@@ -42,6 +42,8 @@ class SyntheticWorld:
         answers: `(job, expected accuracy)` -> per-example outputs, e.g. `autopeft.testing.latent.LatentAnswers`, which
             have a seed noise of their own; None for answers that differ by seed alone.
         early_probe: What the linear probe scores on few rows, where these tell the head; None where all are looked at.
+        latency: Configuration -> time of its forward pass over the bare base's.
+        peak: Configuration -> live bytes of its training.
         pack_speeds: Trials trained together -> seconds of a row's training; nothing is gained where it is empty.
         jobs: All jobs done, in order.
     """
@@ -54,6 +56,8 @@ class SyntheticWorld:
     kills: Callable[[Job], bool] = lambda job: False
     answers: Callable[[Train, float], dict[str, np.ndarray]] | None = None
     early_probe: float | None = None
+    latency: Callable[[Configuration], float] = lambda configuration: 1.25
+    peak: Callable[[Configuration], int] = lambda configuration: 10**8
     pack_speeds: Mapping[int, float] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -128,14 +132,14 @@ class SyntheticWorld:
             train_seconds=seconds,
             evaluate_seconds=0.5,
             rows=rows,
-            peak_bytes=10**8,
+            peak_bytes=self.peak(job.configuration),
             outputs=path,
             adapter=f"{job.folder}/rung-{job.rung}/adapter",
             sha256=sha256(f"{job.configuration.hash} {job.seed} {job.rows_to}".encode()).hexdigest(),
             values={
                 "adapter_params": 1,
                 "head_params": 770,
-                "latency": {"1": 1.25, "16": 1.125} if job.latency else None,
+                "latency": {"1": self.latency(job.configuration), "16": 1.125} if job.latency else None,
             },
         )
 

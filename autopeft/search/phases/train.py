@@ -48,8 +48,11 @@ class Trainer:
         rows_to = state.final_rows() if trial.purpose == "confirm" else rungs[rung]
         state.held.pop(trial.id, None)
         # It is that of the configuration, whatever the seed: to measure it again would refuse by chance what was kept.
-        limited = state.rules.budget.max_latency_overhead is not None
-        latency = (limited or trial.purpose == "confirm") and trial.rows == 0 and not self._latency_known(trial)
+        latency = (
+            (state.rules.latency_of_all or trial.purpose == "confirm")
+            and trial.rows == 0
+            and not self._latency_known(trial)
+        )
         expected = state.seconds(trial.hash, rows_to - trial.rows, final=final)
         if latency:
             expected += state.latency_seconds()

@@ -1,0 +1,64 @@
+"""What an adapter may be cheap in: where scores do not tell two apart, the cheaper one is taken (``--cost``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from autopeft.spec.budget import Budget
+
+__all__ = ["COSTS", "Cost", "CostName", "latency_of_all"]
+
+CostName = Literal["params", "memory", "latency"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One of them; less is better.
+
+    Attributes:
+        less: What the cheaper one has, as words behind a percentage.
+        more: What the other one has.
+        told: A value in words.
+        worth: Where a margin is kept, costing so many times less is worth one margin while exploring.
+    """
+
+    less: str
+    more: str
+    told: Callable[[float], str]
+    worth: float
+
+    def compared(self, ours: float, theirs: float) -> str:
+        """How much less or more one costs than another, in words; empty where it is not known."""
+        if not (math.isfinite(ours) and math.isfinite(theirs) and ours > 0 and theirs > 0):
+            return ""
+        ratio = ours / theirs
+        return f"{1 - ratio:.0%} {self.less}" if ratio <= 1 else f"{ratio - 1:.0%} {self.more}"
+
+
+COSTS: dict[str, Cost] = {
+    "params": Cost(
+        "fewer adapter parameters", "more adapter parameters", lambda value: f"{value:,.0f} adapter parameters", 100.0
+    ),
+    "memory": Cost(
+        "less memory in training",
+        "more memory in training",
+        lambda value: f"{value / 2**20:,.1f} MiB of memory in training",
+        2.0,
+    ),
+    "latency": Cost(
+        "less time for a forward pass",
+        "more time for a forward pass",
+        lambda value: f"{value:.2f} times the time of the bare base's forward pass",
+        1.1,
+    ),
+}
+"""Name -> cost. Memory is that of live tensors, base included; latency is the larger of the ratios to the bare base at
+one row and at a batch, in hundredths: finer differences are noise."""
+
+
+def latency_of_all(budget: Budget, cost: str) -> bool:
+    """Whether every configuration's latency is measured, and not only that of finalists."""
+    return budget.max_latency_overhead is not None or cost == "latency"
