@@ -56,6 +56,7 @@ check: $(INSTALLED) ## lint, format, types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	MYPYPATH=benchmarks $(VENV)/bin/mypy benchmarks
 
 fix: $(INSTALLED) ## lint and format, corrected in place
 	$(VENV)/bin/ruff check --fix .

@@ -57,7 +57,8 @@ def _one(modules: ModuleMap, index: int, rng: random.Random) -> Configuration:
     # Everything is drawn for every entry, so that the list is the same however many of it are used.
     place, rank = rng.choice(list(PLACES)), rng.choice(RANKS)
     batch, dropout, offset = rng.choice(BATCHES), rng.choice(DROPOUTS), rng.uniform(*OFFSETS)
-    method, size = "lora", rank
+    method: str = "lora"
+    size: int | None = rank
     if index % 3 == 2:
         method, place, size = OTHERS[index // 3 % len(OTHERS)]
         dropout = 0.0

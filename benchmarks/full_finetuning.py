@@ -13,15 +13,17 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 from types import SimpleNamespace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autopeft.compose.base import attach, load_base, load_tokenizer, model_positions
+from autopeft.compose.base import SharedBase, attach, load_base, load_tokenizer, model_positions
 from autopeft.cost.step import step_tensors, train_step
 from autopeft.data.batches import TrainStream, pad
 from autopeft.data.encode import encode
+from autopeft.data.encoded import EncodedData
 from autopeft.data.read import read
 from autopeft.evidence.metrics import score
 from autopeft.spec import Task
@@ -37,7 +39,7 @@ SEEDS = (1, 2, 3)
 class FullModel(nn.Module):
     """The whole base with mean pooling and one linear layer, or a language model as it is."""
 
-    def __init__(self, base, kind: str, labels: int, seed: int) -> None:
+    def __init__(self, base: SharedBase, kind: str, labels: int, seed: int) -> None:
         super().__init__()
         head = "lm" if kind == "causal_lm" else "mean"
         self.base = attach(base, head=head, labels=labels).model
@@ -52,17 +54,29 @@ class FullModel(nn.Module):
             self.head.weight.data = torch.randn(labels, width, generator=generator) * 0.02
             self.head.bias.data.zero_()
 
-    def forward(self, input_ids, attention_mask, token_type_ids=None):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         output = self.base(input_ids=input_ids, attention_mask=attention_mask, **extra)
         if self.head is None:
-            return output.logits
+            logits: Tensor = output.logits
+            return logits
         mask = attention_mask[..., None].float()
         pooled = (output.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
-        return self.head(pooled)
+        scores: Tensor = self.head(pooled)
+        return scores
 
 
-def train(setup, base, data, *, rate: float, seed: int, epochs: float, batch: int, evaluated: int | None) -> dict:
+def train(
+    setup: Any,
+    base: SharedBase,
+    data: EncodedData,
+    *,
+    rate: float,
+    seed: int,
+    epochs: float,
+    batch: int,
+    evaluated: int | None,
+) -> dict[str, Any]:
     """One run; metrics on validation and test."""
     torch.manual_seed(seed)
     model = FullModel(base, setup.kind, setup.labels, seed)

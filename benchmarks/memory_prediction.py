@@ -38,7 +38,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from autopeft.compose.adapt import adapt
-from autopeft.compose.base import Carrier, SharedBase, attach, load_base, meta_carrier
+from autopeft.compose.base import Attention, Carrier, DType, SharedBase, attach, load_base, meta_carrier
 from autopeft.compose.host import spare_casts
 from autopeft.cost.live import measure
 from autopeft.cost.memory import MemoryModel
@@ -52,8 +52,8 @@ from autopeft.space.modules import ModuleMap
 from autopeft.testing.real import minilm_folder, smollm2_gguf
 
 RESULTS = Path(__file__).parent / "results" / "memory_prediction.jsonl"
-PRECISIONS = ("float32", "bfloat16")
-ATTENTIONS = ("eager", "sdpa")
+PRECISIONS: tuple[DType, ...] = ("float32", "bfloat16")
+ATTENTIONS: tuple[Attention, ...] = ("eager", "sdpa")
 MODELS: dict[str, tuple[Callable[[], Path], dict[str, Any], tuple[tuple[int, int], ...]]] = {
     "minilm": (
         minilm_folder,
@@ -181,7 +181,7 @@ class Bench:
             "seconds": round(seconds, 3),
         }
 
-    def _model(self, attention: str, dtype: str, length: int, modules: ModuleMap) -> MemoryModel:
+    def _model(self, attention: Attention, dtype: DType, length: int, modules: ModuleMap) -> MemoryModel:
         key = (attention, dtype, length)
         if key not in self._models:
             config = next(iter(self._bases.values())).config

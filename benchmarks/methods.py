@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,7 +73,7 @@ def rates_of(method: Method) -> list[float]:
     return sorted({float(f"{min(max(rate.default * factor, rate.low), rate.high):.3g}") for factor in SWEEP})
 
 
-def known() -> list[dict]:
+def known() -> list[dict[str, Any]]:
     """The runs that are on record."""
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
@@ -114,7 +115,7 @@ def run_task(name: str, data_root: Path, methods: list[str], share: float, part:
             print(json.dumps(row), file=sys.stderr, flush=True)
 
 
-def run(bench: Workbench, sites: dict[str, list[Part]], method: str, rate: float, trial: str) -> dict:
+def run(bench: Workbench, sites: dict[str, list[Part]], method: str, rate: float, trial: str) -> dict[str, Any]:
     """One training; its scores and costs."""
     head_rate = max(rate, 1e-3) if rate <= 1e-2 else 1e-2
     configuration = Configuration.of(sites, Training(((method, rate),), head_rate, BATCH))
@@ -181,7 +182,7 @@ def table() -> str:
         mine = [row for row in rows if row["method"] == method]
         if not any("score" in row for row in mine):
             continue
-        counts = {row.get("adapter_params") for row in mine} - {None}
+        counts = {int(row["adapter_params"]) for row in mine if row.get("adapter_params") is not None}
         cells = [method, f"{max(counts):,}" if counts else "-"]
         for task in tasks:
             of_task = sorted((row for row in mine if row["task"] == task), key=lambda row: row["rate"])

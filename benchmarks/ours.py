@@ -46,9 +46,10 @@ class FixedList:
             raise SystemExit(f"a worker was lost: {event.reason}")
         if isinstance(event, Finished):
             outcome = event.outcome
+            trial = getattr(outcome.job, "trial", "a job")
             if outcome.status != "ok":
-                raise SystemExit(f"{outcome.job.trial} failed: {outcome.reason}, {outcome.detail}")
-            self.outcomes[outcome.job.trial], self.last = outcome, time.time()
+                raise SystemExit(f"{trial} failed: {outcome.reason}, {outcome.detail}")
+            self.outcomes[trial], self.last = outcome, time.time()
 
     def tick(self) -> None:
         """Nothing is shown."""

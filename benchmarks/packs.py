@@ -48,7 +48,8 @@ def rows_of(length: int) -> EncodedSplit:
 
 def members(modules: ModuleMap, kind: str, batch: int) -> list[Configuration]:
     """What a pack trains: ``lora`` alike, or a ``mixture`` of methods."""
-    sets = {"lora": [("lora",)], "mixture": [("lora",), ("serial",), ("ia3", "bias"), ("lora", "serial")]}[kind]
+    mixture: list[tuple[str, ...]] = [("lora",), ("serial",), ("ia3", "bias"), ("lora", "serial")]
+    sets = mixture if kind == "mixture" else [("lora",)]
     found = []
     for names in sets:
         sites: dict[str, list[Part]] = {}

@@ -135,7 +135,7 @@ def optuna_tuned(block: dict[str, Any], events: Path) -> None:
         values = suggest(trial)
         trainer = peer_trainer.build_trainer(job_of(block, values), prepared)
         trainer.train()
-        score = trainer.evaluate()["eval_accuracy"]
+        score = float(trainer.evaluate()["eval_accuracy"])
         note(events, block, score, 1.0, values)
         return score
 

@@ -48,7 +48,7 @@ def read_data(job: dict[str, Any]) -> tuple[Any, Any, Any, int]:
     names = sorted(set(rows["train"]["label"]))
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(batch["text"], truncation=True)
+        encoded: dict[str, list[Any]] = tokenizer(batch["text"], truncation=True)
         encoded["labels"] = [names.index(label) for label in batch["label"]]
         return encoded
 

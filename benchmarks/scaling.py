@@ -82,7 +82,8 @@ def apart(request: dict[str, Any]) -> dict[str, Any]:
             done = subprocess.run(command, env=measured.environment(), stdout=file, stderr=file, check=False)
         if done.returncode:
             raise SystemExit(f"a list of jobs failed:\n{log.read_text()[-3000:]}")
-        return json.loads(answer.read_text())
+        found: dict[str, Any] = json.loads(answer.read_text())
+        return found
 
 
 def workers_ratio(data: Path, folder: Path, *, rounds: int, jobs: int, rows: int) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def costs(
         taken = listed(f"blocks-{blocks}", data, blocks, [rows] * 4)
         found["blocks"].append((blocks, statistics.median(taken["jobs"][1:])))
     taken = listed("trials", data, None, [rows // 4] * trials)
-    found["trials"] = list(enumerate(taken["jobs"]))[1:]
+    found["trials"] = [(float(place), seconds) for place, seconds in enumerate(taken["jobs"])][1:]
     return found
 
 

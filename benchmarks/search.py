@@ -134,8 +134,9 @@ def run_peer(who: str, data: Path, folder: Path, seed: int, given: argparse.Name
         script = str(measured.HERE / "peer_search.py")
         command = [sys.executable, script, kind, str(path), str(place / "events.jsonl")]
         with (place / f"log-{worker}").open("w") as log:
-            own = {"env": measured.environment(threads), "stdout": log, "stderr": log, "start_new_session": True}
-            children.append(subprocess.Popen(command, **own))
+            own = measured.environment(threads)
+            child = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
+            children.append(child)
     for child in children:
         try:
             child.wait(max(1.0, began + given.seconds + GRACE - time.time()))

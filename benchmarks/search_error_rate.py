@@ -203,6 +203,8 @@ def search(setting: Setting, modules: ModuleMap, seed: int) -> Found:
 
 def judged(log: SearchLog, setting: Setting, modules: ModuleMap) -> Found:
     """The verdict against the truth."""
+    if log.finalists is None or log.verdict is None:
+        raise SystemExit("a simulated search came to no verdict")
     ours, theirs = (
         Configuration.from_dict(log.configurations[log.finalists[role]].configuration)
         for role in ("challenger", "baseline")

@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs" / "bench"
@@ -68,7 +69,7 @@ def full(name: str) -> str:
     return f"{sum(runs) / len(runs):.4f} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
 
 
-def block(found: dict, role: str) -> str:
+def block(found: dict[str, Any], role: str) -> str:
     """Test score and adapter parameters of an arm."""
     arm = found[role]
     if arm is None:

@@ -155,7 +155,8 @@ class Contest:
             done = subprocess.run(command, env=measured.environment(), stdout=log, stderr=log, check=False)
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{(place / 'log').read_text()[-3000:]}")
-        return json.loads(answer.read_text())
+        found: dict[str, Any] = json.loads(answer.read_text())
+        return found
 
     def _processes(self, style: str, number: int, seed: int, place: Path) -> list[dict[str, Any]]:
         """One process per trial, two at a time; what a process takes from its start to its end counts."""
@@ -205,9 +206,9 @@ def summary(record: measured.Record, settings: dict[str, Any], entries: list[dic
             "busy_seconds_per_trial": sum(row["busy"] for row in mine) / count,
         }
         if who != "autopeft":
-            plain = [[row["wall"] for row in rows[name]] for name in (who, "autopeft")]
+            theirs, ours = ([row["wall"] for row in rows[name]] for name in (who, "autopeft"))
             found["ratios"][f"autopeft / {who}"] = measured.ratio_of_sums(seconds[who], seconds["autopeft"])
-            found["ratios"][f"autopeft / {who}, a start in every block"] = measured.ratio_of_sums(*plain)
+            found["ratios"][f"autopeft / {who}, a start in every block"] = measured.ratio_of_sums(theirs, ours)
     noisy = [block for block in blocks if block in again]
     if noisy:
         scores = {who: [t["score"] for block in noisy for t in by[who][block]["trials"]] for who in by}
