@@ -13,8 +13,8 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn

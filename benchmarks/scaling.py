@@ -3,7 +3,9 @@
     python benchmarks/scaling.py [--data-root DIR --task sst2] [--rounds 3] [--table]
 
 The Ray executor of a search trains lists of equal LoRA jobs (`ours.py`). Workers: the same list by one and by two of
-them, in turns; the ratio is of the seconds from the moment at which the workers are ready to the last outcome. Costs:
+them, in turns; the ratio is of the seconds from the moment at which the workers are ready to the last outcome. What the
+machine itself gives is measured beside it: the matrix products that two processes of one thread do over those of one,
+for cores share memory, caches and often arithmetic. Costs:
 seconds of a job on one worker against the rows trained, the length of the rows, the blocks that are adapted from the
 top, and its place in a long list; a straight line through them says what a trial costs whatever it does, and each
 further one.
@@ -18,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,9 @@ import ours
 
 AXES = {"rows": "rows trained", "length": "tokens of a row", "blocks": "adapted blocks", "trials": "trials before it"}
 BATCH = 16
+PRODUCT_SECONDS = 5.0
+PRODUCT_SHAPE = (800, 384, 1536)
+"""Rows, and width before and after: of a batch in the feed-forward part of MiniLM."""
 
 
 def equal_jobs(blocks: int | None, rows: Sequence[int]) -> list[Any]:
@@ -98,6 +104,38 @@ def workers_ratio(data: Path, folder: Path, *, rounds: int, jobs: int, rows: int
     return {"seconds": seconds, "ratio": measured.ratio_of_sums(seconds[1], seconds[2])}
 
 
+def products(seconds: float) -> int:
+    """Matrix products that one thread does in so many seconds, in the precision that a base has here."""
+    import torch
+
+    from autopeft.compose.base import DTYPES
+    from autopeft.trial.computing import precision_here
+
+    torch.set_num_threads(1)
+    rows, before, after = PRODUCT_SHAPE
+    dtype = DTYPES[precision_here(False)]
+    states, weight = torch.randn(rows, before).to(dtype), torch.randn(after, before).to(dtype)
+    for _ in range(20):
+        torch.nn.functional.linear(states, weight)
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        torch.nn.functional.linear(states, weight)
+        count += 1
+    return count
+
+
+def machine_ratio(rounds: int) -> dict[str, Any]:
+    """Matrix products of two processes at once over those of one, in turns."""
+    counts: dict[int, list[float]] = {1: [], 2: []}
+    command = [sys.executable, __file__, "--products", str(PRODUCT_SECONDS)]
+    for turn in range(rounds):
+        for processes in (1, 2) if turn % 2 == 0 else (2, 1):
+            own = {"env": measured.environment(), "stdout": subprocess.PIPE, "text": True}
+            children = [subprocess.Popen(command, **own) for _ in range(processes)]  # type: ignore[call-overload]
+            counts[processes].append(float(sum(int(child.communicate()[0]) for child in children)))
+    return {"products": counts, "ratio": measured.ratio_of_sums(counts[2], counts[1])}
+
+
 def costs(
     source: Path, folder: Path, *, rows: int, trials: int, evaluated: int
 ) -> dict[str, list[tuple[float, float]]]:
@@ -138,7 +176,12 @@ def lines(points: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, f
 
 def table(found: dict[str, Any]) -> str:
     """The result as markdown."""
-    told = f"Two workers against one: {measured.shown(found['ratios']['two workers / one'])}."
+    worked, given = (found["ratios"][name] for name in ("two workers / one", "two processes / one, products alone"))
+    told = (
+        f"Two workers against one: {measured.shown(worked)}. Two processes against one, matrix products alone: "
+        f"{measured.shown(given)}. So the workers reach {worked['value'] / given['value']:.0%} of what the machine "
+        "gives."
+    )
     rows = [
         (
             AXES[axis],
@@ -169,7 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--request", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--products", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if given.products is not None:
+        print(products(given.products))
+        return
     if given.request is not None:
         asked = json.loads(given.request.read_text())
         jobs = equal_jobs(asked["blocks"], asked["rows"])
@@ -186,11 +233,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(temporary)
         source = measured.data_folder(given.data_root, given.task)
         data = measured.write_rows(source, folder / "data", train=given.rows, validation=given.evaluated)
+        alone = machine_ratio(given.rounds)
         two = workers_ratio(data, folder, rounds=given.rounds, jobs=given.jobs, rows=given.rows)
         points = {}
         if not given.skip_costs:
             points = costs(source, folder, rows=given.rows, trials=given.trials, evaluated=given.evaluated)
-    found = {"ratios": {"two workers / one": two["ratio"]}, "workers": two["seconds"], "points": points}
+    ratios = {"two workers / one": two["ratio"], "two processes / one, products alone": alone["ratio"]}
+    found = {"ratios": ratios, "workers": two["seconds"], "products": alone["products"], "points": points}
     found["lines"] = lines(points)
     measured.write_result("scaling", found, sys.argv[1:] if arguments is None else arguments, given.out)
     drawn.save("scaling", found, given.out)

@@ -95,8 +95,11 @@ def test_costs_are_lines_through_what_jobs_took(load, tmp_path: Path, monkeypatc
     expected = {"rows": 0.01, "length": 1.0, "blocks": 0.5, "trials": 0.0}
     assert each == {axis: pytest.approx(value) for axis, value in expected.items()}
     ratio = load("measured").ratio_of_sums([2.0] * 3, [1.0] * 3)
-    shown = scaling.table({"ratios": {"two workers / one": ratio}, "points": points, "lines": lines})
+    given = load("measured").ratio_of_sums([2.5] * 3, [1.0] * 3)
+    ratios = {"two workers / one": ratio, "two processes / one, products alone": given}
+    shown = scaling.table({"ratios": ratios, "points": points, "lines": lines})
     assert "2.00x" in shown
+    assert "reach 80% of what the machine gives" in shown
     assert "| adapted blocks |" in shown
 
 

@@ -69,6 +69,20 @@ def test_a_slow_model_gets_one_turn() -> None:
     assert machine.calls.count(("base", 1)) == machine.calls.count(("adapted", 16)) == 2
 
 
+@pytest.mark.parametrize(("limit", "decided"), [(1.05, False), (1.5, True), (None, True)])
+def test_near_a_limit_it_is_measured_for_longer(limit: float | None, decided: bool) -> None:
+    machine = Machine()
+    # Passes are up to a fifth slower, whoever runs: single ratios scatter on both sides of 1.05.
+    chance = torch.Generator().manual_seed(0)
+    machine.load = lambda call: 1.0 + 0.2 * float(torch.rand(1, generator=chance))
+    base = machine.forward("base", lambda rows: 0.01)
+    slower = machine.forward("adapted", lambda rows: 0.0105)
+    found = overhead(slower, base, _batch(1), limit=limit, clock=lambda: machine.now)
+    assert found[1] == pytest.approx(1.05, abs=0.06)
+    turns = machine.calls.count(("base", 1))
+    assert turns < 20 if decided else turns > 60
+
+
 def test_a_burst_of_load_and_a_slow_first_pass_do_not_count() -> None:
     machine = Machine()
     machine.load = lambda call: 50.0 if call <= 2 or call == 7 else 1.0

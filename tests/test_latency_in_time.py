@@ -10,6 +10,7 @@ from test_search_simulated import Bench
 from transformers import BertConfig
 
 import autopeft
+from autopeft.search.state import State
 from autopeft.spec import Budget
 from autopeft.strategy.jobs import Job, Outcome, Probe, Train
 from autopeft.testing.worlds import SyntheticWorld, by_method
@@ -55,6 +56,18 @@ def test_a_configuration_that_kept_the_limit_is_not_refused_by_a_later_measureme
     # Every configuration, those without some parts too, was held against it once.
     assert set(world.asked) == {trial.hash for trial in log.trials.values()}
     assert all(log.latency(hash) for hash in world.asked)
+
+
+def test_no_trial_is_begun_whose_measurement_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explored(folder: str) -> int:
+        budget = Budget(max_time=600.0, max_latency_overhead=2.0)
+        log = Bench(tmp_path / folder, SyntheticWorld(by_method({})), budget).run()
+        return sum(trial.purpose == "explore" for trial in log.trials.values())
+
+    assert explored("usual") > 6
+    monkeypatch.setattr(State, "limited_seconds", lambda state: 1e6)
+    # One of each arm in any case.
+    assert explored("slow") == 2
 
 
 def test_a_plan_counts_it_too(tmp_path: Path, tiny_reviews: Path) -> None:

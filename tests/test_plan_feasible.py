@@ -15,6 +15,7 @@ from autopeft.cost.memory import Fit, MemoryGate
 from autopeft.search.arms import lean
 from autopeft.search.feasible import check_memory
 from autopeft.search.sketch import sketch
+from autopeft.space.execution import PLAIN
 from autopeft.spec.parse import parse_search
 
 TINY: dict[str, Any] = {
@@ -84,6 +85,10 @@ def test_one_arm_that_fits_is_enough_and_the_other_is_told(given: list[str], mon
     monkeypatch.setattr(MemoryGate, "fits", lambda gate, one: asked(gate, one) if one.hash in mine else Fit(None))
     (told,) = check_memory(prepared, memory, head, space, 2**41)
     assert "Only tuned LoRA would be searched" in told
+    monkeypatch.setattr(MemoryGate, "fits", lambda gate, made: Fit(None if made.plain_lora else PLAIN))
+    (told,) = check_memory(prepared, memory, head, space, 2**41)
+    assert "No configuration of tuned LoRA fits" in told
+    assert check_memory(prepared, memory, head, space, 2**39) == [told]
 
 
 def test_what_this_machine_lacks_is_a_warning_for_a_base_without_weights(

@@ -244,6 +244,13 @@ def test_seed_noise_alone_is_no_gain_from_search() -> None:
     assert np.mean(medians) < 0.003
 
 
+@pytest.mark.parametrize(("ahead", "answer"), [(0.85, "open"), (0.95, "labels")])
+def test_one_answer_is_given_only_where_it_is_clearly_ahead(ahead: float, answer: str) -> None:
+    # Both gain something that is worth it; labels gain more in this share of the draws.
+    labels = np.where(np.arange(1000) < 1000 * ahead, 0.04, 0.02)
+    assert outlook(labels, np.full(1000, 0.03)).answer == answer
+
+
 def test_too_few_trainings_give_no_answer() -> None:
     assert labels_gain(ROWS, [[0.7, 0.8, 0.85]] * 2) is None
     assert labels_gain((9000,), [[0.8]] * 5) is None

@@ -20,6 +20,8 @@ Forward = Callable[[Tensor, Tensor, Tensor | None], object]
 MIN_REPEATS = 5
 MIN_SECONDS = 0.3
 MAX_REPEATS = 1000
+UNDECIDED_SECONDS = 3.0
+"""A ratio that a limit may lie on either side of is measured on for so long."""
 
 
 def overhead(
@@ -31,6 +33,7 @@ def overhead(
     autocast_dtype: torch.dtype | None = None,
     most_seconds: float = math.inf,
     longest: float = math.inf,
+    limit: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
     """Time of the adapted forward pass as a multiple of the bare base model's, for a batch and for one row.
@@ -48,6 +51,8 @@ def overhead(
         most_seconds: After so long, one turn is enough for each ratio.
         longest: Seconds that the batch may take at one turn: where one row shows that it would take longer, it has
             fewer rows, down to none beside the one row.
+        limit: What the ratios will be held against: while the 95 % interval of a median holds it, more turns are run,
+            so that chance refuses little and admits little.
         clock: Seconds.
 
     Returns:
@@ -58,11 +63,11 @@ def overhead(
         return dict.fromkeys((1, rows), 1.0)
     device = batch.input_ids.device.type
     with torch.inference_mode(), torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-        single, seconds = _ratio(adapted, base, _first(batch, 1), most_seconds, clock)
+        single, seconds = _ratio(adapted, base, _first(batch, 1), most_seconds, limit, clock)
         rows = _rows_in(rows, seconds, longest)
         if rows == 1:
             return {1: single}
-        return {1: single, rows: _ratio(adapted, base, _first(batch, rows), most_seconds, clock)[0]}
+        return {1: single, rows: _ratio(adapted, base, _first(batch, rows), most_seconds, limit, clock)[0]}
 
 
 def overhead_seconds(
@@ -106,7 +111,12 @@ def _first(batch: StepTensors, rows: int) -> StepTensors:
 
 
 def _ratio(
-    adapted: Forward, base: Forward, batch: StepTensors, most_seconds: float, clock: Callable[[], float]
+    adapted: Forward,
+    base: Forward,
+    batch: StepTensors,
+    most_seconds: float,
+    limit: float | None,
+    clock: Callable[[], float],
 ) -> tuple[float, float]:
     """The ratio, and seconds of a pass of the bare base: the median over the turns of each."""
 
@@ -122,7 +132,11 @@ def _ratio(
     ratios: list[float] = []
     passes: list[float] = []
     spent = 0.0
-    while len(ratios) < MAX_REPEATS and (len(ratios) < MIN_REPEATS or spent < MIN_SECONDS):
+    while len(ratios) < MAX_REPEATS and (
+        len(ratios) < MIN_REPEATS
+        or spent < MIN_SECONDS
+        or (spent < UNDECIDED_SECONDS and limit is not None and _may_be(limit, ratios))
+    ):
         if ratios and warm + spent > most_seconds:
             break
         if len(ratios) % 2:
@@ -133,6 +147,13 @@ def _ratio(
         passes.append(first)
         spent += first + second
     return statistics.median(ratios), statistics.median(passes)
+
+
+def _may_be(median: float, values: list[float]) -> bool:
+    """Whether a 95 % interval of the values' median holds a number: between two of their order statistics."""
+    ordered = sorted(values)
+    outside = max(0, math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))))
+    return ordered[outside] <= median <= ordered[-1 - outside]
 
 
 def _synchronise(tensor: Tensor) -> None:

@@ -36,22 +36,23 @@ def check_memory(prepared: Prepared, memory: MemoryModel, head: str, space: Boun
         NothingFeasible: Neither a configuration of the space nor a tuned LoRA fits.
     """
     limit = prepared.memory_limit
-    if limit is None or least <= limit:
+    if limit is None:
         return []
     whose = WHOSE[prepared.spec.budget.max_memory is not None]
     gate = MemoryGate(memory, limit)
-    needed = _needed(gate, memory, space, limit)
-    if needed is None:
-        return []
-    lora: int | None = None
+    needed = None if least <= limit else _needed(gate, memory, space, limit)
+    lora, searched = None, False
     with contextlib.suppress(NothingFeasible):
-        baseline = prepared.bind(prepared.baseline, head)
-        lora = _needed(gate, memory, baseline, limit)
-        if lora is None:
-            return [
-                f"No configuration of the space fits into {whose}: {format_bytes(limit)}, where the leanest that was "
-                f"looked at needs {format_bytes(needed)}. Only tuned LoRA would be searched."
-            ]
+        lora = _needed(gate, memory, prepared.bind(prepared.baseline, head), limit)
+        searched = lora is None
+    if needed is None:
+        return (
+            []
+            if lora is None
+            else [_empty("tuned LoRA", whose, limit, lora, "There would be nothing to compare with.")]
+        )
+    if searched:
+        return [_empty("the space", whose, limit, needed, "Only tuned LoRA would be searched.")]
     smallest = min(needed, lora or needed)
     text = (
         f"no configuration fits into {whose}: {format_bytes(limit)}; the leanest that was looked at needs "
@@ -59,6 +60,13 @@ def check_memory(prepared: Prepared, memory: MemoryModel, head: str, space: Boun
         "(--max-length) need less."
     )
     raise NothingFeasible("max_memory", {"max_memory": smallest}, text)
+
+
+def _empty(arm: str, whose: str, limit: int, needed: int, so: str) -> str:
+    return (
+        f"No configuration of {arm} fits into {whose}: {format_bytes(limit)}, where the leanest that was looked at "
+        f"needs {format_bytes(needed)}. {so}"
+    )
 
 
 def _needed(gate: MemoryGate, memory: MemoryModel, space: BoundSpace, limit: int) -> int | None:

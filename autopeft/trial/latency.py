@@ -42,7 +42,7 @@ def latency_seconds(row: float, *, limited: bool, merged: bool) -> float:
 
 
 def measure_latency(
-    model: AdaptedModel, bare: AdaptedModel, setup: WorkSetup, device: torch.device, *, most_seconds: float
+    model: AdaptedModel, bare: AdaptedModel, setup: WorkSetup, device: torch.device, *, limit: float | None = None
 ) -> dict[int, float]:
     """Rows in a batch -> time of a forward pass over the bare base's: for one row, and for 16 or all there are.
 
@@ -53,7 +53,7 @@ def measure_latency(
         bare: The base under the same head, without any part.
         setup: Data and precision.
         device: Where both are.
-        most_seconds: As for `overhead`.
+        limit: What the ratios are held against, or None.
     """
     split = setup.data.splits["validation"]
     rows = next(iter(evaluation_batches(split, LATENCY_ROWS)))
@@ -65,8 +65,9 @@ def measure_latency(
         batch,
         merged=setup.merged,
         autocast_dtype=precision,
-        most_seconds=most_seconds,
+        most_seconds=patience(limited=limit is not None),
         longest=LONGEST,
+        limit=limit,
     )
 
 

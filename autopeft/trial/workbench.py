@@ -37,7 +37,7 @@ from autopeft.trial.choosing import FromTraining
 from autopeft.trial.clock import JobClock
 from autopeft.trial.evaluate import generated, outputs, subset
 from autopeft.trial.frozen import FrozenStates
-from autopeft.trial.latency import measure_latency, patience
+from autopeft.trial.latency import measure_latency
 from autopeft.trial.pack_speed import pack_speeds
 from autopeft.trial.setup import Progress, WorkSetup
 from autopeft.trial.started import Started
@@ -340,8 +340,7 @@ class Workbench:
         limit = self.setup.max_latency_overhead
         if not job.latency:
             return None
-        most = patience(limited=limit is not None)
-        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, most_seconds=most)
+        ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, limit=limit)
         worst = max(ratios.values())
         if limit is not None and worst > limit:
             detail = f"a forward pass takes {worst:.4g} times the bare base's, above the limit of {limit:g}"
