@@ -66,10 +66,14 @@ bench: $(INSTALLED) $(REVIEWS)/train.csv ## the measurements that the documents 
 	$(PY) benchmarks/verdict_error_rate.py
 	$(PY) benchmarks/search_error_rate.py
 	$(PY) benchmarks/overhead.py
+	$(PY) benchmarks/scaling_figures.py
+	$(PY) benchmarks/startup.py --model "$$($(PY) -m autopeft.testing.real minilm)" --data $(REVIEWS) --json benchmarks/results/startup.json
 	$(PY) benchmarks/early_exit.py $(if $(DATA),--record $(DATA))
 	$(PY) benchmarks/real_searches.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/memory_prediction.py
 	$(PY) benchmarks/frozen_prefix.py
+	$(PY) benchmarks/compiled.py
+	$(PY) benchmarks/packs.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/methods.py $(if $(DATA),--data-root $(DATA)) > docs/methods-measured.md.new
 	mv docs/methods-measured.md.new docs/methods-measured.md
