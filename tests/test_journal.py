@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from autopeft.errors import DamagedFile, RunFolderError
 from autopeft.journal import FIELDS, Journal, SearchLog, read_journal
 from autopeft.journal.file import FILE, LOCK, TORN
-from autopeft.journal.record import decode, encode
+from autopeft.journal.record import Record, decode, encode, read_data, spell
 from autopeft.search.division import Division, Speed
 
 JSON = st.recursive(
@@ -432,6 +432,30 @@ def test_the_log_passes_over_what_later_versions_add(tmp_path: Path, monkeypatch
     log = SearchLog.fold(read_journal(tmp_path))
     assert log.trials["t0"].rows == 1
     assert log.best() is None
+
+
+KEYS = st.sampled_from(["values", "configuration", "hash", 'a"},"values":{"', "b"])
+NESTED = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["x", '},"values":{', "}", "{"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.dictionaries(KEYS, NESTED, max_size=4), st.dictionaries(KEYS, NESTED, max_size=4), st.booleans())
+def test_configurations_are_read_as_they_were_written(configuration: dict, values: dict, swapped: bool) -> None:
+    members = {"hash": "aa", "configuration": configuration, "values": values, "adapter_params": 5, "arm": "space"}
+    if swapped:
+        members = dict(reversed(members.items()))
+    line = encode(Record(3, "configuration", 1.0, "now", members))
+    read = decode(line).data
+    assert {**read, "configuration": dict(read["configuration"])} == members
+    again = read_data("configuration", spell(members))
+    assert {**again, "configuration": dict(again["configuration"])} == members
+    # Other records may hold configurations, and more of the same words.
+    other = {"status": "found", "result": {"winner": members, "baseline": members}}
+    assert decode(encode(Record(4, "finished", 1.0, "now", other))).data == other
 
 
 def test_a_long_journal_is_read_whole(tmp_path: Path) -> None:

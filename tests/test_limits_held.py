@@ -47,12 +47,17 @@ def test_what_choosing_by_fisher_information_needs_is_in_what_is_predicted(bert:
 def test_one_row_and_a_batch_both_keep_the_latency_limit(
     setup: WorkSetup, monkeypatch: pytest.MonkeyPatch, ratios: dict[int, float]
 ) -> None:
-    monkeypatch.setattr(workbench, "measure_latency", lambda *arguments, **options: ratios)
+    asked: list[float | None] = []
+    monkeypatch.setattr(workbench, "measure_latency", lambda *_, limit: asked.append(limit) or ratios)
     job = replace(lora_job(setup, "t", rows=16), latency=True)
     held = workbench.Workbench(replace(setup, max_latency_overhead=2.9)).run(job)
     assert (held.status, held.reason, held.values["measured"]) == ("infeasible", "max_latency_overhead", 3.0)
     kept = workbench.Workbench(replace(setup, max_latency_overhead=3.0)).run(job)
     assert (kept.status, kept.values["latency"]) == ("ok", {str(rows): ratio for rows, ratio in ratios.items()})
+    # Measured anew, it is told and refuses nothing.
+    told = workbench.Workbench(replace(setup, max_latency_overhead=2.9)).run(replace(job, latency_limited=False))
+    assert (told.status, told.values["latency"]) == ("ok", kept.values["latency"])
+    assert asked == [2.9, 3.0, None]
 
 
 class Short(SyntheticWorld):

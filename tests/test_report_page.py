@@ -21,7 +21,7 @@ SECTIONS = (
     "Comparison",
     "Progress",
     "LoRA's learning rate",
-    "Score against size and memory",
+    "Score against size, memory and latency",
     "Which methods, in which blocks",
     "What mattered",
     "Learning curves",

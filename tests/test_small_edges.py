@@ -78,7 +78,8 @@ def test_what_a_first_run_measures_beside_is_paid_for(once: float, seeds: int) -
 @pytest.mark.parametrize(("known", "fits"), [(None, False), ({"1": 1.1}, True)])
 def test_a_run_that_would_have_to_measure_latency_fits_only_with_it(known: dict[str, float] | None, fits: bool) -> None:
     state = SimpleNamespace(
-        ledger=SimpleNamespace(log=SimpleNamespace(latency=lambda hash: known), used=1000.0),
+        ledger=SimpleNamespace(log=SimpleNamespace(latency=lambda hash, purpose: known), used=1000.0),
+        rules=SimpleNamespace(cost="params"),
         division=SimpleNamespace(deadline=1120.0, confirm_until=1100.0),
         latency_seconds=lambda: 20.0,
         final_rows=lambda: 9000,
@@ -98,8 +99,9 @@ def test_a_batch_for_latency_may_not_take_too_long(monkeypatch: pytest.MonkeyPat
     data = SimpleNamespace(splits={"validation": None}, pad_token=0)
     setup = SimpleNamespace(data=data, kind="regression", precision="float32", merged=False)
     model = torch.nn.Linear(1, 1)
-    latency.measure_latency(cast(Any, model), cast(Any, model), cast(Any, setup), torch.device("cpu"), most_seconds=4.0)
-    assert (asked["longest"], asked["most_seconds"]) == (latency.LONGEST, 4.0)
+    for limit, most in ((None, latency.MOST_SECONDS), (1.2, latency.LIMITED_SECONDS)):
+        latency.measure_latency(cast(Any, model), cast(Any, model), cast(Any, setup), torch.device("cpu"), limit=limit)
+        assert (asked["longest"], asked["most_seconds"], asked["limit"]) == (latency.LONGEST, most, limit)
 
 
 def test_a_lora_with_a_bias_of_its_own_is_scaled_as_peft_does(carrier: Carrier) -> None:

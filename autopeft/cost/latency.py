@@ -20,7 +20,7 @@ Forward = Callable[[Tensor, Tensor, Tensor | None], object]
 MIN_REPEATS = 5
 MIN_SECONDS = 0.3
 MAX_REPEATS = 1000
-UNDECIDED_SECONDS = 3.0
+UNDECIDED_SECONDS = 1.5
 """A ratio that a limit may lie on either side of is measured on for so long."""
 
 
@@ -71,7 +71,13 @@ def overhead(
 
 
 def overhead_seconds(
-    row: float, rows: int, *, merged: bool = False, most_seconds: float = math.inf, longest: float = math.inf
+    row: float,
+    rows: int,
+    *,
+    merged: bool = False,
+    most_seconds: float = math.inf,
+    longest: float = math.inf,
+    limited: bool = False,
 ) -> float:
     """Seconds that `overhead` takes, about, where a pass of the adapted model takes as long as one of the base.
 
@@ -81,15 +87,17 @@ def overhead_seconds(
         merged: As for `overhead`.
         most_seconds: As for `overhead`.
         longest: As for `overhead`.
+        limited: Whether a limit is held against the ratios, which may lie near it.
     """
     if merged:
         return 0.0
-    return sum(_turns_seconds(2 * row * each, most_seconds) for each in {1, _rows_in(rows, row, longest)})
+    least = UNDECIDED_SECONDS if limited else MIN_SECONDS
+    return sum(_turns_seconds(2 * row * each, least, most_seconds) for each in {1, _rows_in(rows, row, longest)})
 
 
-def _turns_seconds(turn: float, most_seconds: float) -> float:
+def _turns_seconds(turn: float, least: float, most_seconds: float) -> float:
     """Seconds of one ratio: the passes to warm up, and then turns of so many seconds."""
-    turns = min(MAX_REPEATS, max(MIN_REPEATS, math.ceil(MIN_SECONDS / turn))) if turn > 0 else MAX_REPEATS
+    turns = min(MAX_REPEATS, max(MIN_REPEATS, math.ceil(least / turn))) if turn > 0 else MAX_REPEATS
     if turn > 0 and math.isfinite(most_seconds):
         turns = min(turns, max(1, math.floor(most_seconds / turn)))
     return turn * (1 + turns)

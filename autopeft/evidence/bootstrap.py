@@ -134,8 +134,8 @@ def compare(
         metric: A name of `autopeft.spec.METRICS`.
         challenger: Outputs of one run per seed.
         baseline: Likewise, on the same examples; numbers of seeds may differ.
-        costs: Of challenger and baseline: the cheaper one is taken on a tie, the baseline if equal; infinite where one
-            is not known.
+        costs: Of challenger and baseline: the cheaper one is taken on a tie, the baseline if neither is; infinite where
+            one is not known.
         cost: What these are.
         margin: By how much a cheaper challenger may be worse (a test of non-inferiority: Blackwelder 1982, Controlled
             Clinical Trials 3, 345-353), in the metric's unit, above 0. A false ``within`` is meant to come up in at
@@ -156,7 +156,7 @@ def compare(
     difference = float(ours.mean() - theirs.mean())
     half = _half_width(ours, theirs, _example_variance(metric, challenger, baseline, resamples, seed), level)
     low, high = difference - half, difference + half
-    cheaper: Literal["challenger", "baseline"] = "challenger" if costs[0] < costs[1] else "baseline"
+    cheaper: Literal["challenger", "baseline"] = "challenger" if cost.cheaper(*costs) else "baseline"
     shown = f"{difference:+.4f} {metric} ({level:.0%} interval {low:+.4f} to {high:+.4f})"
     seeds = f"{len(ours)} and {len(theirs)} seeds"
     if min(len(ours), len(theirs)) < 2:
@@ -167,23 +167,24 @@ def compare(
         return Verdict(
             "better", difference, low, high, "challenger", f"{shown} over {seeds}: the challenger is better."
         )
-    if margin is not None and costs[0] < costs[1] and low > -margin:
+    if margin is not None and cheaper == "challenger" and low > -margin:
         saved = cost.compared(*costs)
-        saved = f", with {saved}" if saved else ""
-        reason = f"{shown} over {seeds}: the challenger is worse by less than {margin:g}{saved}."
+        reason = f"{shown} over {seeds}: the challenger is worse by less than {margin:g}, with {saved}."
         return Verdict("within", difference, low, high, "challenger", reason)
     if high < 0:
         return Verdict("worse", difference, low, high, "baseline", f"{shown} over {seeds}: the challenger is worse.")
     if margin is not None:
         kept = f"that the challenger is worse by less than {margin:g} was not shown"
         reason = f"{shown} over {seeds}: no difference shown, but {kept}; the baseline is taken."
-        if costs[0] >= costs[1]:
+        if cheaper == "baseline":
             reason = f"{shown} over {seeds}: no difference shown, and nothing cheaper; the baseline is taken."
         return Verdict("tie", difference, low, high, "baseline", reason)
-    known = [cost.told(value) if isfinite(value) else "an unknown cost" for value in (min(costs), max(costs))]
-    chosen = f"the {cheaper} is taken with {known[0]} against {known[1]}"
-    if costs[0] == costs[1]:
-        chosen = f"the baseline is taken, both have {known[0]}"
+    first, second = (cost.told(value) for value in (costs if cheaper == "challenger" else costs[::-1]))
+    chosen = f"the {cheaper} is taken with {first} against {second}"
+    if not (isfinite(costs[0]) and isfinite(costs[1])):
+        chosen = "the baseline is taken, for what both cost is not known"
+    elif costs[0] == costs[1]:
+        chosen = f"the baseline is taken, both have {first}"
     return Verdict("tie", difference, low, high, cheaper, f"{shown} over {seeds}: no difference shown; {chosen}.")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -14,8 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from autopeft.errors import DamagedFile, InputError, RunFolderError
-from autopeft.journal.packed import Packed
-from autopeft.journal.record import FIELDS, Record, decode, encode, spell
+from autopeft.journal.record import FIELDS, Record, decode, encode, read_data, spell
 
 FILE = "journal.jsonl"
 LOCK = "journal.lock"
@@ -182,9 +180,7 @@ class Journal:
             raise ValueError(f"unknown record type {type!r}; known: {', '.join(FIELDS)}")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         text = spell(data)
-        plain = json.loads(text)
-        if type == "configuration" and isinstance(plain.get("configuration"), dict):
-            plain["configuration"] = Packed(spell(plain["configuration"]))
+        plain = read_data(type, text)
         try:
             # A second signal may have cut short the undoing after the first.
             self._undo()

@@ -396,23 +396,38 @@ class SearchLog:
         """What an adapter is cheap in (`autopeft.spec.costs.COSTS`)."""
         return str(self.header.get("procedure", {}).get("cost") or "params")
 
-    def cost(self, hash: str) -> float:
-        """What a configuration costs; infinite where that is not known."""
+    def cost(self, hash: str, purpose: str | None = None) -> float:
+        """What a configuration costs; infinite where that is not known.
+
+        Args:
+            hash: Its hash.
+            purpose: Only what was measured in trials of this purpose counts; None for all.
+        """
         known = self.configurations.get(hash)
         match self.cost_name:
             case "memory":
-                peaks = [trial.peak_bytes for trial in self.index.of_hash(hash) if trial.peak_bytes is not None]
-                predicted = None if known is None else known.predicted_bytes
-                return float(max(peaks, default=predicted or math.inf))
+                trials = self.of_configuration(hash, purpose)
+                peaks = [trial.peak_bytes for trial in trials if trial.peak_bytes is not None]
+                # A bound would say more of its methods than of the configuration.
+                exact = known is not None and known.predicted_exactly and purpose is None
+                return float(max(peaks, default=known.predicted_bytes or math.inf if known and exact else math.inf))
             case "latency":
-                ratios = self.latency(hash)
+                ratios = self.latency(hash, purpose)
                 return round(max(ratios.values()), 2) if ratios else math.inf
         return 0 if known is None else known.adapter_params
 
-    def latency(self, hash: str) -> dict[str, float] | None:
-        """Rows in a batch -> time of a configuration's forward pass over the bare base's, or None where unknown."""
-        rungs = [rung for trial in self.of_configuration(hash) for rung in trial.rungs]
-        found = next((rung.latency for rung in rungs if rung.latency), None)
+    def latency(self, hash: str, purpose: str | None = None) -> dict[str, float] | None:
+        """Rows in a batch -> time of a configuration's forward pass over the bare base's, or None where unknown.
+
+        Where it was measured anew with a fresh seed, that counts: the first measurement may be why it was chosen.
+
+        Args:
+            hash: Of the configuration.
+            purpose: Only what was measured in trials of this purpose counts; None for all.
+        """
+        trials = self.of_configuration(hash, purpose)
+        runs = [trial for trial in trials if trial.purpose == "confirm"] + trials
+        found = next((rung.latency for run in runs for rung in run.rungs if rung.latency), None)
         return None if found is None else dict(found)
 
     def of_configuration(self, hash: str, purpose: str | None = None) -> list[TrialLog]:

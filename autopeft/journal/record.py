@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -101,6 +102,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 _CHECKSUM = b',"crc":"'
 _TAIL = len(_CHECKSUM) + len('01234567"}')
+_BEFORE, _BEHIND = b',"configuration":{"', b'},"values":{'
+"""What stands around a configuration in the record that names it first."""
+_NAMES = b'"type":"configuration"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +173,47 @@ def decode(line: bytes) -> Record:
         raise ValueError("it is not a record")
     if tail != b'%s%08x"}' % (_CHECKSUM, zlib.crc32(body)):
         raise ValueError("its checksum does not fit its content")
-    fields = json.loads(body)
     try:
-        data = fields["data"]
-        if fields["type"] == "configuration":
-            data["configuration"] = Packed(spell(data["configuration"]))
+        fields, data = _read(body, packed=_NAMES in body[:64])
         return Record(fields["seq"], fields["type"], float(fields["used"]), fields["time"], data)
     except (KeyError, TypeError) as error:
         raise ValueError("it is not a record") from error
+
+
+def read_data(type: str, text: str) -> dict[str, Any]:
+    """The data of a record as a reader sees them.
+
+    Args:
+        type: The record's type.
+        text: Its data as `spell` spells them.
+    """
+    return _read(f'{{"data":{text}}}'.encode(), packed=type == "configuration")[1]
+
+
+def _read(body: bytes, *, packed: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The members of a record, and its data.
+
+    A configuration is by far the largest part of a journal, and most are never looked into: where it stands as it is
+    written, it is cut out and not read as JSON.
+
+    Args:
+        body: The record.
+        packed: Whether its data name a configuration, to be packed.
+    """
+    if not packed:
+        fields = json.loads(body)
+        return fields, fields["data"]
+    start, end = body.find(_BEFORE), body.rfind(_BEHIND)
+    if 0 <= start < end:
+        begin = start + len(_BEFORE) - len('{"')
+        with contextlib.suppress(ValueError):
+            # Where the cut went through something else, the rest is no JSON, or holds a configuration still.
+            fields = json.loads(body[:begin] + b"null" + body[end + 1 :])
+            if fields["data"].get("configuration", 0) is None:
+                fields["data"]["configuration"] = Packed(body[begin : end + 1])
+                return fields, fields["data"]
+    fields = json.loads(body)
+    data = fields["data"]
+    if isinstance(data.get("configuration"), dict):
+        data["configuration"] = Packed(spell(data["configuration"]))
+    return fields, data

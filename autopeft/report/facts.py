@@ -44,8 +44,8 @@ class Facts:
         failures: Cause -> `(number, an example's words)`.
         rejected: Limit -> number of proposals that broke it by prediction.
         stops: Reason -> number of trials.
-        busy: What became of the trials -> busy seconds spent on them.
-        arm_busy: Arm -> busy seconds.
+        busy: What workers computed -> busy seconds.
+        arm_busy: Arm -> busy seconds of its trials.
         used: Seconds used.
         limit: Seconds allowed, or None.
         limits: Limit -> value, where one is set now.

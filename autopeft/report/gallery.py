@@ -25,6 +25,7 @@ def gallery(facts: Facts) -> dict[str, Drawing]:
         "lora-learning-rate": rates_drawing(found.rates, metric),
         "pareto-parameters": front_drawing(found.fronts, "adapter_params", metric),
         "pareto-memory": front_drawing(found.fronts, "bytes", metric),
+        "pareto-latency": front_drawing(found.fronts, "latency", metric),
         "layers-and-methods": places_drawing(found.places),
         "importance": importance_drawing(found.importance),
         "learning-curves": curves_drawing(found.curves, metric),
@@ -58,13 +59,14 @@ def write_charts(facts: Facts, folder: Path) -> None:
 def sections(facts: Facts) -> list[tuple[str, str, str]]:
     """`(title, HTML, why it is empty)` of the sections that are drawings; one of the last two is empty."""
     drawn, found = gallery(facts), facts.figures
-    size = drawn["pareto-parameters"].html()
-    memory = drawn["pareto-memory"].html() if found.fronts.by("bytes") else ""
-    pair = f'<div class="pair"><div>{size}</div><div>{memory}</div></div>' if memory else size
+    fronts = [drawn[f"pareto-{name}"] for name in ("parameters", "memory", "latency")]
+    known = [drawing.html() for drawing in fronts if not drawing.empty]
+    worth = "".join(f"<div>{html}</div>" for html in known)
+    worth = f'<div class="pair">{worth}</div>' if len(known) > 1 else fronts[0].html()
     made = [
         ("Progress", "progress", drawn["progress"].html()),
         ("LoRA's learning rate", "lora-learning-rate", _said(found.rates.sentence(), drawn["lora-learning-rate"])),
-        ("Score against size and memory", "pareto-parameters", pair),
+        ("Score against size, memory and latency", "pareto-parameters", worth),
         ("Which methods, in which blocks", "layers-and-methods", drawn["layers-and-methods"].html()),
         ("What mattered", "importance", _said(found.importance.sentence(), drawn["importance"])),
         ("Learning curves", "learning-curves", drawn["learning-curves"].html()),

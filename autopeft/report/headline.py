@@ -88,11 +88,18 @@ def calibrated(log: SearchLog) -> tuple[str, str] | None:
         told = f"This was simulated for shares of rows only ({', '.join(COUNTED)}), and is not known for {log.metric}."
         return f"not known for {log.metric}", told
     if verdict["name"] == "within":
+        if (verdict.get("cost") or "params") != "params":
+            cost = str(verdict["cost"])
+            return (
+                f"not known for {cost}",
+                f"This was simulated for adapter parameters only, and is not known for {cost}.",
+            )
         (wrong, said), (lossy, searches) = WITHIN.values()
         return (
             f"{lossy} of {searches:,} simulated searches",
             f"Of {searches:,} simulated searches in which nothing but LoRA keeps the margin, {lossy} ended so; and of "
-            f"{said} that ended so where smaller adapters are up to a point worse, {wrong} were wrong.",
+            f"{said} that ended so where smaller adapters are up to a point worse, {wrong} were wrong. All of them "
+            "were on 20,000 validation rows, with three to five seeds that spread by 0.1 to 0.3 points.",
         )
     rate = error_rate(int(log.plan.get("final_evaluated") or 0), _seed_count(verdict.get("seeds")))
     if rate is None:
@@ -147,6 +154,6 @@ def _saved(verdict: Mapping[str, Any], ours: Named | None, theirs: Named | None)
         one, other = (None if named is None else named.adapter_params for named in (ours, theirs))
     if name not in COSTS or not one or not other:
         return ""
-    if abs(one / other - 1) < 0.05:
+    if one == other:
         return ", with as many adapter parameters" if name == "params" else f", with {COSTS[name].told(other)} for both"
     return f", with {COSTS[name].compared(one, other)}"

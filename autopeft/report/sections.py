@@ -86,10 +86,10 @@ def budget(facts: Facts) -> str:
             f"</thead><tbody>{bars}</tbody></table></div>"
         )
         arms = [
-            (ARM_LABELS.get(arm, arm), format_seconds(seconds), f"{seconds / total:.0%}")
+            (ARM_LABELS.get(arm, arm), format_seconds(seconds), f"{seconds / (sum(facts.arm_busy.values()) or 1):.0%}")
             for arm, seconds in facts.arm_busy.items()
         ]
-        parts.append(table(("arm", "busy", "share"), arms))
+        parts.append(table(("arm", "busy with its trials", "share"), arms))
     if facts.limits:
         parts.append("<h3>Limits</h3>" + pairs({name: limit(facts, name, "") for name in facts.limits}))
     return "".join(parts)

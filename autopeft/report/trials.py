@@ -105,11 +105,12 @@ def failures(log: SearchLog) -> dict[str, tuple[int, str]]:
 
 
 def busy(log: SearchLog) -> dict[str, float]:
-    """What became of the trials -> busy seconds spent on them."""
-    return summed(
-        ("confirming finalists" if trial.purpose == "confirm" else trial.status, trial.seconds)
-        for trial in log.trials.values()
-    )
+    """What workers computed -> busy seconds: explored trials by what became of them, and all that was done beside."""
+    named = {"confirm": "confirming finalists", "simplify": "dropping parts in turn"}
+    spent = summed((named.get(trial.purpose, trial.status), trial.seconds) for trial in log.trials.values())
+    probes = sum(float(probe.get("seconds") or 0.0) for probe in log.probes.values())
+    beside = {"probes": probes, "test rows and eval sets": log.evaluating}
+    return {**spent, **{name: seconds for name, seconds in beside.items() if seconds > 0}}
 
 
 def summed(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -29,13 +29,15 @@ class Beside:
 
     Attributes:
         latency: Seconds of measuring one configuration's latency.
-        limited: Whether every configuration is measured, as something goes by it; else only each finalist is.
+        limited: Whether every configuration is measured, as something goes by it.
+        finalists: Whether each finalist is, in its first run.
         drops: Groups of parts of the challenger that are dropped in turn, at most.
     """
 
     latency: float = 0.0
     limited: bool = False
     drops: int = 0
+    finalists: bool = True
 
     @property
     def runs(self) -> int:
@@ -49,7 +51,7 @@ class Beside:
             division: The budget, divided.
             trials: Trials that start.
         """
-        measured = trials + self.runs if self.limited else division.finalists
+        measured = (trials + self.runs) * self.limited + division.finalists * self.finalists
         return self.runs * full_seconds(division) + measured * self.latency
 
 
@@ -86,4 +88,4 @@ def beside(
         division.explore_until,
         division.max_trials,
     )
-    return Beside(latency, measured_of_all, drops)
+    return Beside(latency, measured_of_all, drops, not measured_of_all or cost == "latency")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from autopeft.compose.base import DType, SharedBase
-from autopeft.data.encoded import EncodedData
+from autopeft.data.encoded import PAD_MULTIPLE, EncodedData
 from autopeft.errors import InputError
 from autopeft.executors.base import cores
 from autopeft.journal.file import FILE
@@ -99,11 +99,12 @@ class Choosing:
             # Threads change nothing but the time: another number of workers may leave each fewer.
             return replace(kept, threads=min(kept.threads, self._rule.threads))
         if self._settled:
-            # It was begun by a version that went by the rule.
-            return self._as_asked(self._rule)
+            # It was begun by a version that went by the rule, and padded one way.
+            return self._as_asked(replace(self._rule, padding=PAD_MULTIPLE))
         cached = known_answer(self._key) if self._here else None
         self._settled = cached is not None
-        return self._as_asked(cached or self._rule)
+        # Padding goes by these rows, and was not measured.
+        return self._as_asked(self._rule if cached is None else replace(cached, padding=self._rule.padding))
 
     def _as_asked(self, computing: Computing) -> Computing:
         fixed: dict[str, Any] = dict(self._fixed)

@@ -18,6 +18,8 @@ WHOSE = {True: "--max-memory", False: "a worker's share of the memory that is fr
 FEW = 2
 """Configurations that are looked at where not even the frozen base fits."""
 
+ALONE = "There would be nothing to compare with."
+
 
 def check_memory(prepared: Prepared, memory: MemoryModel, head: str, space: BoundSpace, least: int) -> list[str]:
     """Say which arms no configuration of which fits into the memory limit, as a search would find out.
@@ -30,28 +32,27 @@ def check_memory(prepared: Prepared, memory: MemoryModel, head: str, space: Boun
         least: Bytes of the leanest configuration of that space that was looked at.
 
     Returns:
-        Warnings: one for an arm that would stay empty while the other one can be searched.
+        Warnings: one for an arm that would stay empty while the other one can be searched, for whatever limit.
 
     Raises:
         NothingFeasible: Neither a configuration of the space nor a tuned LoRA fits.
     """
+    try:
+        baseline = prepared.bind(prepared.baseline, head)
+    except NothingFeasible as error:
+        baseline, told = None, [f"Nothing of tuned LoRA fits: {error.detail} {ALONE}"]
     limit = prepared.memory_limit
     if limit is None:
-        return []
+        return [] if baseline is not None else told
     whose = WHOSE[prepared.spec.budget.max_memory is not None]
     gate = MemoryGate(memory, limit)
     needed = None if least <= limit else _needed(gate, memory, space, limit)
-    lora, searched = None, False
-    with contextlib.suppress(NothingFeasible):
-        lora = _needed(gate, memory, prepared.bind(prepared.baseline, head), limit)
-        searched = lora is None
+    lora = None if baseline is None else _needed(gate, memory, baseline, limit)
     if needed is None:
-        return (
-            []
-            if lora is None
-            else [_empty("tuned LoRA", whose, limit, lora, "There would be nothing to compare with.")]
-        )
-    if searched:
+        if baseline is None:
+            return told
+        return [] if lora is None else [_empty("tuned LoRA", whose, limit, lora, ALONE)]
+    if baseline is not None and lora is None:
         return [_empty("the space", whose, limit, needed, "Only tuned LoRA would be searched.")]
     smallest = min(needed, lora or needed)
     text = (

@@ -324,7 +324,7 @@ class Finals:
             self._metric(),
             outputs["challenger"],
             outputs["baseline"],
-            costs=(log.cost(runs["challenger"][0].hash), log.cost(runs["baseline"][0].hash)),
+            costs=(self._cost(runs["challenger"]), self._cost(runs["baseline"])),
             cost=COSTS[log.cost_name],
             margin=self.margin,
             level=level,
@@ -333,10 +333,14 @@ class Finals:
             verdict = replace(verdict, name="unconfirmed", reason=f"{verdict.reason} {UNTRAINED}")
         return verdict, min(len(self.runs(role)) for role in present)
 
+    def _cost(self, runs: list[TrialLog]) -> float:
+        """What these runs of one configuration cost; with fresh seeds, as measured with these."""
+        fresh = runs[0].purpose == "confirm"
+        return self._ledger.log.cost(runs[0].hash, "confirm" if fresh else None)
+
     def _costs(self) -> dict[str, float | None]:
         """Role -> what its finalist costs, None where that is not known."""
-        log, named = self._ledger.log, self._named()
-        found = {role: log.cost(named[role]) for role in ROLES.values() if named.get(role)}
+        found = {role: self._cost(runs) for role in ROLES.values() if (runs := self.evidence(role))}
         return {role: cost if np.isfinite(cost) else None for role, cost in found.items()}
 
     def _untrained(self, runs: list[TrialLog]) -> bool:

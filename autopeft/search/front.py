@@ -35,8 +35,8 @@ def nondominated(points: Sequence[tuple[float, Costs]]) -> list[int]:
 def spread(log: SearchLog, taken: Sequence[str], reference: float | None = None) -> list[str]:
     """Up to `FRONT_SIZE` explored configurations that deserve fresh seeds beside the finalists.
 
-    Of those that went furthest and that no other beats in score, parameters and memory, the ones whose sizes differ
-    most from each other's and from the finalists'.
+    Of those that went furthest and that no other beats in score, parameters, memory and latency, the ones whose sizes
+    differ most from each other's and from the finalists'.
 
     Args:
         log: The journal, folded.
@@ -50,7 +50,9 @@ def spread(log: SearchLog, taken: Sequence[str], reference: float | None = None)
     ]
     top = max((trial.rungs[-1].rung for trial in tried), default=-1)
     furthest = [trial for trial in tried if trial.rungs[-1].rung == top]
-    points = [(float(trial.rungs[-1].metrics[log.rung_metric]), _costs(trial, log)) for trial in furthest]
+    # Latency counts where it was measured of all.
+    timed = all(log.latency(trial.hash) for trial in furthest)
+    points = [(float(trial.rungs[-1].metrics[log.rung_metric]), _costs(trial, log, timed)) for trial in furthest]
     front = {furthest[n].hash: points[n][0] for n in nondominated(points)}
     offered = [hash for hash, score in front.items() if hash not in taken and (reference is None or score > reference)]
 
@@ -80,8 +82,10 @@ def confirmed(blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(kept, key=lambda block: int(block["adapter_params"]))
 
 
-def _costs(trial: TrialLog, log: SearchLog) -> Costs:
-    return float(log.configurations[trial.hash].adapter_params), trial.peak_bytes
+def _costs(trial: TrialLog, log: SearchLog, timed: bool) -> Costs:
+    ratios = log.latency(trial.hash) if timed else None
+    slowest = (round(max(ratios.values()), 2),) if ratios else ()
+    return float(log.configurations[trial.hash].adapter_params), trial.peak_bytes, *slowest
 
 
 def _slowest(block: Mapping[str, Any]) -> float | None:

@@ -211,7 +211,7 @@ def unaffordable(division: Division, more: Beside = NOTHING_BESIDE) -> list[str]
     if division.explore_until is None or division.confirm_until is None:
         return []
     runs = division.finalists * len(division.seeds)
-    measured = 0 if more.limited else division.finalists
+    measured = division.finalists * more.finalists
     needed = (runs * full_seconds(division) + measured * more.latency) / division.workers
     left = division.confirm_until - division.explore_until
     if needed <= left:

@@ -98,13 +98,15 @@ class Packer:
     def _affords(self, members: list[Train], until: float | None) -> bool:
         """Whether there is time and compute for one more, of a first rung's size."""
         state = self._state
-        more = self._seconds(members) + state.division.rungs[0] * state.division.speed.train
+        more = self._seconds(members) + state.division.rungs[0] * state.division.speed.train + state.limited_seconds()
         in_time = until is None or state.ledger.used + more <= until
         return in_time and state.affords(more, EXPLORE_SHARE)
 
     def _seconds(self, members: list[Train]) -> float:
         """Expected seconds of a pack."""
         state, gain = self._state, pack_gain(self._state.pack_speeds, len(members))
-        return sum(
+        trained = sum(
             state.seconds(job.configuration.hash, job.rows_to - job.rows_from, final=job.final) for job in members
-        ) / max(1.0, gain)
+        )
+        # Latency is measured of one after the other, before they are trained.
+        return trained / max(1.0, gain) + state.latency_seconds() * sum(job.latency for job in members)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Predictor:
         mappings = [{columns[0]: row} if isinstance(row, str) else row for row in rows]
         if not mappings:
             return []
-        split = encode_rows(self.text, mappings, self.tokenizer)
+        # No longer than the longest row: a model with few positions may have none to spare.
+        split = replace(encode_rows(self.text, mappings, self.tokenizer), pad_multiple=1)
         if self.text.kind == "causal_lm":
             return [{"response": text} for text in self._answers(split)]
         logits = np.zeros((split.rows, max(1, len(self.text.label_names))), dtype=np.float32)

@@ -259,6 +259,7 @@ class Prepared:
             gpu=self.gpu,
             packs=self._packs(),
             limited_memory=budget.max_memory is not None,
+            memory_of_all=budget.max_memory is not None or self.spec.cost == "memory",
             probe_seconds=60.0 if budget.max_time is None else min(60.0, PROBE_SHARE * budget.max_time),
             # Merged weights cost nothing when they are used.
             max_latency_overhead=None if budget.target == "merged" else budget.max_latency_overhead,

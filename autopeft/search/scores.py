@@ -10,7 +10,7 @@ from autopeft.strategy.base import TrialView
 from autopeft.strategy.jobs import Arm as ArmName
 
 MOST = 64.0
-"""More margins than any cost is worth, so that what keeps the margin counts above what does not."""
+"""More steps than any cost is worth, so that what keeps the margin counts above what does not."""
 
 
 class Scores:
@@ -55,9 +55,9 @@ class Scores:
         mark = self.marks[rung] - self._margin / 2
         if score < mark:
             return score
-        # What keeps the mark is good enough: from there on what it costs counts.
+        # What keeps the mark is good enough: from there on what it costs counts, in steps that stay within one margin.
         cost = self._log.cost(trial.hash)
         if not math.isfinite(cost):
             return mark
         worth = COSTS[self._log.cost_name].worth
-        return mark + self._margin * (MOST - math.log(max(1.0, cost), worth))
+        return mark + self._margin * (1.0 - math.log(max(1.0, cost), worth) / MOST)

@@ -198,7 +198,7 @@ class State:
         """Journal the finalists."""
         self.finals.name(
             seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
-            once=self.latency_seconds() - self.limited_seconds(),
+            once=self.finalist_seconds(),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
             front=self.rules.objective == "pareto",
@@ -243,6 +243,11 @@ class State:
     def limited_seconds(self) -> float:
         """Seconds that measuring its latency takes of a new configuration, where it is measured of all; else 0."""
         return self.latency_seconds() if self.rules.latency_of_all else 0.0
+
+    def finalist_seconds(self) -> float:
+        """Seconds that measuring its latency takes of a finalist's first run."""
+        known = self.rules.latency_of_all and self.rules.cost != "latency"
+        return 0.0 if known else self.latency_seconds()
 
     def _own_rate(self, hash: str) -> float | None:
         """Seconds per row that training this very configuration has taken; None before it has run."""

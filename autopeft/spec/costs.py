@@ -22,20 +22,29 @@ class Cost:
         less: What the cheaper one has, as words behind a percentage.
         more: What the other one has.
         told: A value in words.
-        worth: Where a margin is kept, costing so many times less is worth one margin while exploring.
+        worth: Where a margin is kept, costing so many times less counts as one step while exploring.
+        noise: Differences up to this may be chance: they make nothing cheaper.
     """
 
     less: str
     more: str
     told: Callable[[float], str]
     worth: float
+    noise: float = 0.0
+
+    def cheaper(self, ours: float, theirs: float) -> bool:
+        """Whether one is known to cost less than another."""
+        return math.isfinite(ours) and math.isfinite(theirs) and ours < theirs - self.noise
 
     def compared(self, ours: float, theirs: float) -> str:
         """How much less or more one costs than another, in words; empty where it is not known."""
         if not (math.isfinite(ours) and math.isfinite(theirs) and ours > 0 and theirs > 0):
             return ""
         ratio = ours / theirs
-        return f"{1 - ratio:.0%} {self.less}" if ratio <= 1 else f"{ratio - 1:.0%} {self.more}"
+        share = f"{abs(1 - ratio):.0%}"
+        if share in ("0%", "1%"):
+            share = f"{abs(1 - ratio):.1%}"
+        return f"{share} {self.less if ratio <= 1 else self.more}"
 
 
 COSTS: dict[str, Cost] = {
@@ -53,10 +62,11 @@ COSTS: dict[str, Cost] = {
         "more time for a forward pass",
         lambda value: f"{value:.2f} times the time of the bare base's forward pass",
         1.1,
+        noise=0.02,
     ),
 }
 """Name -> cost. Memory is that of live tensors, base included; latency is the larger of the ratios to the bare base at
-one row and at a batch, in hundredths: finer differences are noise."""
+one row and at a batch, in hundredths."""
 
 
 def latency_of_all(budget: Budget, cost: str) -> bool:

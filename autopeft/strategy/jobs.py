@@ -32,6 +32,7 @@ class Train:
         time_limit: Seconds after which the job is given up, or None.
         execution: How its batches are computed.
         latency: Whether the time of a forward pass is measured against the bare base's.
+        latency_limited: Whether that is held against the limit on it.
     """
 
     trial: str
@@ -49,6 +50,7 @@ class Train:
     time_limit: float | None = None
     execution: Execution = PLAIN
     latency: bool = False
+    latency_limited: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,7 @@ class _Source:
             "class": type(self.carrier.model).__name__,
             "rows": setup.data.hashes[name],
             "pad_token": setup.data.pad_token,
+            "pad_multiple": split.pad_multiple,
             "precision": setup.precision,
             "attention": self.carrier.attention,
             "blocks": self.layer,

@@ -38,7 +38,7 @@ def latency_seconds(row: float, *, limited: bool, merged: bool) -> float:
         merged: Whether the adapter is served merged: nothing is run.
     """
     most = patience(limited=limited)
-    return overhead_seconds(row, LATENCY_ROWS, merged=merged, most_seconds=most, longest=LONGEST)
+    return overhead_seconds(row, LATENCY_ROWS, merged=merged, most_seconds=most, longest=LONGEST, limited=limited)
 
 
 def measure_latency(

@@ -28,7 +28,8 @@ class WorkSetup:
         gpu: Whether workers compute on a GPU.
         packs: Sizes of packs whose speed is measured, besides training alone; empty to measure none.
         probe_seconds: What measuring the heads may take, about.
-        limited_memory: Whether memory is limited, so that every trial's is measured and not only the finalists'.
+        limited_memory: Whether the user limits memory.
+        memory_of_all: Whether every trial's memory is measured, and not only that of full trainings.
         max_latency_overhead: The limit of the budget, or None where there is nothing to measure.
         merged: Whether the winner is to be served merged into the base: it then costs nothing when it is used.
         max_adapter_size: The limit of the budget on the adapter's folder, or None.
@@ -55,6 +56,7 @@ class WorkSetup:
     packs: tuple[int, ...] = ()
     probe_seconds: float = 60.0
     limited_memory: bool = False
+    memory_of_all: bool = False
     max_latency_overhead: float | None = None
     merged: bool = False
     max_adapter_size: int | None = None

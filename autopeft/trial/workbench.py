@@ -180,7 +180,7 @@ class Workbench:
 
     def measures(self, job: Train) -> bool:
         """Whether the memory of a job is measured."""
-        return job.final or (self.setup.limited_memory and job.rows_from == 0)
+        return job.final or (self.setup.memory_of_all and job.rows_from == 0)
 
     def begin(self, job: Train, clock: JobClock, keep: Collection[str] = ()) -> Started:
         """A trial's model and optimizer, checked against the limits that can be checked before training.
@@ -337,7 +337,7 @@ class Workbench:
 
     def _latency(self, job: Train, model: AdaptedModel, carrier: Carrier) -> dict[str, float] | None:
         """Rows -> ratio to the bare base, where it was asked for; held against the limit."""
-        limit = self.setup.max_latency_overhead
+        limit = self.setup.max_latency_overhead if job.latency_limited else None
         if not job.latency:
             return None
         ratios = measure_latency(model, self._bare(carrier), self.setup, self.device, limit=limit)

@@ -21,7 +21,7 @@ class Figures:
 
     Attributes:
         rates: Tuned LoRA over its learning rate.
-        fronts: Score against size and memory.
+        fronts: Score against size, memory and latency.
         places: Where good configurations use which method, or None.
         importance: Which dimensions mattered.
         curves: Learning curves.

@@ -15,6 +15,43 @@ ROLES = {"baseline": "tuned LoRA", "challenger": "best of the space"}
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a front is drawn against.
+
+    Attributes:
+        name: In words; braces hold how memory is known.
+        empty: What is said where no point has it.
+        numbers: Spells the numbers of the axis.
+        spell: Spells one value.
+        unit: What the axis counts in.
+        suffix: That unit, in words.
+    """
+
+    name: str
+    empty: str
+    numbers: Callable[[float], str]
+    spell: Callable[[float], str]
+    unit: int = 1
+    suffix: str = ""
+
+
+COSTS = {
+    "adapter_params": Cost("adapter parameters", "No trial has reached a rung yet.", format_count, format_count),
+    "bytes": Cost(
+        "memory to train, {}", "No memory is known.", "{:,.4g}".format, format_bytes, unit=2**20, suffix=" in MiB"
+    ),
+    "latency": Cost(
+        "time of a forward pass",
+        "No latency is known.",
+        "{:,.4g}".format,
+        "{:.2f} times the bare base's forward pass".format,
+        suffix=" over that of the bare base",
+    ),
+}
+"""Member of `Worth` -> how it is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
 class Worth:
     """A configuration that went furthest.
 
@@ -24,6 +61,7 @@ class Worth:
         methods: Its method mix.
         adapter_params: Its adapter parameters.
         bytes: Its memory, or None.
+        latency: The time of its forward pass over that of the bare base, or None.
         score: Mean score over its runs; a finalist's over its fresh ones.
         runs: How many these are.
         role: Which finalist it is, or None.
@@ -36,6 +74,7 @@ class Worth:
     methods: str
     adapter_params: int
     bytes: int | None
+    latency: float | None
     score: float
     runs: int
     role: str | None
@@ -59,7 +98,7 @@ class Fronts:
         """Those that no other beats in both score and cost, the cheapest first.
 
         Args:
-            cost: ``adapter_params`` or ``bytes``; points without it are left out.
+            cost: A name of `COSTS`; points without it are left out.
         """
         known = [point for point in self.points if getattr(point, cost)]
         front: list[Worth] = []
@@ -70,7 +109,7 @@ class Fronts:
 
 
 def fronts(log: SearchLog) -> Fronts:
-    """The configurations that reached the highest rung, with size and memory."""
+    """The configurations that reached the highest rung, with size, memory and latency."""
     reached: list[dict[str, Any]] = furthest(log)
     peaks = {
         point["hash"]: max((t.peak_bytes for t in log.of_configuration(point["hash"]) if t.peak_bytes), default=None)
@@ -90,6 +129,7 @@ def fronts(log: SearchLog) -> Fronts:
                 methods=describe(known.configuration).methods,
                 adapter_params=known.adapter_params,
                 bytes=peaks[known.hash] if measured else known.predicted_bytes,
+                latency=max((log.latency(known.hash) or {}).values(), default=None),
                 score=interval.get("mean", point["score"]),
                 runs=interval.get("seeds", point["runs"]),
                 role=role,
@@ -105,23 +145,21 @@ def front_drawing(found: Fronts, cost: str, metric: str) -> Drawing:
 
     Args:
         found: The configurations.
-        cost: ``adapter_params`` or ``bytes``.
+        cost: A name of `COSTS`.
         metric: Name of the score.
     """
     points = [point for point in found.points if getattr(point, cost)]
-    memory = cost == "bytes"
+    shown = COSTS[cost]
     if not points:
-        return Drawing("", (), empty="No memory is known." if memory else "No trial has reached a rung yet.")
-    unit, suffix = (2**20, " in MiB") if memory else (1, "")
+        return Drawing("", (), empty=shown.empty)
+    unit = shown.unit
     horizontal = cost_axis([getattr(point, cost) / unit for point in points])
     ends = [end for point in points for end in (point.low, point.high) if end is not None]
     vertical = score_axis([*(point.score for point in points), *ends])
-    name = f"memory to train, {'measured' if found.measured else 'predicted'}" if memory else "adapter parameters"
-    numbers: Callable[[float], str] = "{:,.4g}".format if memory else format_count
-    spell: Callable[[float], str] = format_bytes if memory else format_count
+    name = shown.name.format("measured" if found.measured else "predicted")
     front = found.by(cost)
     drawn = [
-        frame(horizontal, vertical, name + suffix, metric, numbers),
+        frame(horizontal, vertical, name + shown.suffix, metric, shown.numbers),
         steps(
             [(horizontal.place(getattr(p, cost) / unit), vertical.place(p.score)) for p in front],
             WIDTH - RIGHT,
@@ -132,7 +170,7 @@ def front_drawing(found: Fronts, cost: str, metric: str) -> Drawing:
         x, y = horizontal.place(getattr(point, cost) / unit), vertical.place(point.score)
         runs = f"{point.runs} runs" if point.runs > 1 else "1 run"
         role = f", finalist: {ROLES[point.role]}" if point.role else ""
-        title = f"{point.methods}: {point.score:.4f} ({runs}) with {spell(getattr(point, cost))}{role}"
+        title = f"{point.methods}: {point.score:.4f} ({runs}) with {shown.spell(getattr(point, cost))}{role}"
         if point.low is not None and point.high is not None:
             low, high = vertical.place(point.low), vertical.place(point.high)
             bar = f"M{x - 5:.1f} {low:.1f}h10m-5 0V{high:.1f}m-5 0h10"

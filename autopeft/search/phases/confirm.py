@@ -54,7 +54,8 @@ class Confirm:
     def _fits(self, hash: str) -> bool:
         """Whether a run ends in time; half of what is reserved for testing and saving may be lent to it."""
         state = self._state
-        once = 0.0 if state.ledger.log.latency(hash) else state.latency_seconds()
+        anew = "confirm" if state.rules.cost == "latency" else None
+        once = 0.0 if state.ledger.log.latency(hash, anew) else state.latency_seconds()
         return self._ends_in_time([self._seconds(hash) + once], slack=0.5)
 
     def _round_fits(self) -> bool:

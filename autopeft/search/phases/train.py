@@ -47,12 +47,8 @@ class Trainer:
         final = rung == len(rungs) - 1
         rows_to = state.final_rows() if trial.purpose == "confirm" else rungs[rung]
         state.held.pop(trial.id, None)
-        # It is that of the configuration, whatever the seed: to measure it again would refuse by chance what was kept.
-        latency = (
-            (state.rules.latency_of_all or trial.purpose == "confirm")
-            and trial.rows == 0
-            and not self._latency_known(trial)
-        )
+        measures = state.rules.latency_of_all or trial.purpose == "confirm"
+        latency = measures and trial.rows == 0 and not self._latency_known(trial)
         expected = state.seconds(trial.hash, rows_to - trial.rows, final=final)
         if latency:
             expected += state.latency_seconds()
@@ -72,11 +68,17 @@ class Trainer:
             time_limit=state.time_limit(expected),
             execution=state.execution(trial.hash),
             latency=latency,
+            # It is that of the configuration, whatever the seed: what kept the limit is not refused by chance later.
+            latency_limited=state.ledger.log.latency(trial.hash) is None,
         )
 
     def _latency_known(self, trial: TrialLog) -> bool:
-        """Whether another run of the configuration has measured it, or is about to."""
-        runs = self._state.ledger.log.of_configuration(trial.hash)
+        """Whether another run of the configuration has measured it, or is about to.
+
+        What finalists are chosen by is measured anew with fresh seeds.
+        """
+        anew = trial.purpose == "confirm" and self._state.rules.cost == "latency"
+        runs = self._state.ledger.log.of_configuration(trial.hash, "confirm" if anew else None)
         # Only earlier ones: after a resume several may run anew, and one of them must do it.
         earlier = runs[: [run.id for run in runs].index(trial.id)]
         return any(run.status == "running" and run.purpose == trial.purpose for run in earlier) or any(
