@@ -56,12 +56,13 @@ def main() -> None:
     for result in tuner.fit():
         if result.error is not None:
             raise SystemExit(f"a trial failed: {result.error}")
-        kept = ("score", "seconds", "train_seconds", "evaluate_seconds", "cpu_seconds", "rows", "entered")
+        kept = ("score", "seconds", "train_seconds", "evaluate_seconds", "cpu_seconds", "rows", "entered", "began")
         found[result.config["job"]["index"]] = {name: result.metrics[name] for name in kept}
     ray.shutdown()
     first = min(values["entered"] for values in found.values())
+    last = max(values["began"] + values["seconds"] for values in found.values())
     trials = [found[job["index"]] for job in jobs]
-    Path(sys.argv[2]).write_text(json.dumps({"first": first, "trials": trials}))
+    Path(sys.argv[2]).write_text(json.dumps({"first": first, "last": last, "trials": trials}))
 
 
 if __name__ == "__main__":

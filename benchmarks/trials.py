@@ -9,9 +9,10 @@ that a drift of the machine hits all of them alike; each uses two processes of o
 * ``tune``: the same inside of Ray Tune function trainables (`peer_tune.py`), as documented and tuned;
 * ``autopeft``: its own workers, on exactly these configurations (`ours.py`).
 
-Ratios are of seconds. What is started once for all trials (Ray, resident models) is counted once: the mean start of the
-blocks is spread over them; the ratio with a start in every block is given as well. The Trainer starts in every process,
-and its start counts every time. Blocks that are done are not repeated: the record is ``runs/bench/trials.jsonl``.
+Ratios are of seconds. What is started and ended once for all trials (Ray, resident models) is counted once: the mean of
+the blocks is spread over them; the ratio with all of it in every block is given as well. The Trainer starts in every
+process, and its start counts every time. Blocks that are done are not repeated: their record is
+``runs/bench/trials.jsonl``.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def turns(blocks: int, contestants: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def block_seconds(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Seconds of each block, the mean start of all of them in place of its own."""
-    start = statistics.fmean(row["start"] for row in rows) / len(rows)
-    return [row["wall"] - row["start"] + start for row in rows]
+    """Seconds of each block, the mean start and end of all of them, once, in place of its own."""
+    own = [row["start"] + row["end"] for row in rows]
+    return [row["wall"] - once + statistics.fmean(own) / len(rows) for row, once in zip(rows, own, strict=True)]
 
 
 def within_noise(theirs: Sequence[float], ours: Sequence[float], again: Sequence[float]) -> dict[str, Any]:
@@ -104,20 +105,20 @@ class Contest:
         return self.entries[number * size : (number + 1) * size]
 
     def run(self, contestant: str, number: int, seed: int = SEED) -> dict[str, Any]:
-        """One block by one contestant: wall seconds, seconds of its start, machine's busy seconds, and its trials."""
+        """One block by one contestant: wall seconds, of these its start and its end, busy seconds, and its trials."""
         place = self.folder / f"{contestant.replace(' ', '-')}-{number}-{seed}"
         place.mkdir()
         busy, began = measured.busy_seconds(), time.time()
         kind, _, style = contestant.partition(" ")
         if kind == "trainer":
-            start, trials = 0.0, self._processes(style, number, seed, place)
+            start, end, trials = 0.0, 0.0, self._processes(style, number, seed, place)
         else:
             block = self._described(kind, style, number, seed, place)
             found = self._script("ours.py" if kind == "autopeft" else "peer_tune.py", block, place)
-            start, trials = found["first"] - began, found["trials"]
+            start, end, trials = found["first"] - began, time.time() - found["last"], found["trials"]
         wall = time.time() - began
         shutil.rmtree(place)
-        row = {"contestant": contestant, "block": number, "seed": seed, "wall": wall, "start": start}
+        row = {"contestant": contestant, "block": number, "seed": seed, "wall": wall, "start": start, "end": end}
         indices = [entry["index"] for entry in self.block(number)]
         kept = [
             {"index": i, **{name: t[name] for name in KEPT if name in t}} for i, t in zip(indices, trials, strict=True)
@@ -203,6 +204,7 @@ def summary(record: measured.Record, settings: dict[str, Any], entries: list[dic
             "trials_per_hour": 3600 * count / sum(seconds[who]),
             "seconds": sum(row["wall"] for row in mine),
             "start_seconds": statistics.fmean(row["start"] for row in mine),
+            "end_seconds": statistics.fmean(row["end"] for row in mine),
             "busy_seconds_per_trial": sum(row["busy"] for row in mine) / count,
         }
         if who != "autopeft":

@@ -117,7 +117,7 @@ def test_every_contestant_has_its_turn_in_every_block_and_begins_as_often(load) 
 
 
 def test_a_start_counts_once_over_all_blocks(load) -> None:
-    rows = [{"wall": 20.0, "start": 8.0}, {"wall": 24.0, "start": 10.0}]
+    rows = [{"wall": 20.0, "start": 6.0, "end": 2.0}, {"wall": 24.0, "start": 9.0, "end": 1.0}]
     seconds = load("trials").block_seconds(rows)
     assert seconds == [pytest.approx(16.5), pytest.approx(18.5)]
     assert sum(seconds) == pytest.approx(12 + 14 + 9)
@@ -147,6 +147,7 @@ def test_a_summary_takes_only_blocks_that_all_have_done(load) -> None:
             "seed": seed,
             "wall": wall,
             "start": 2.0,
+            "end": 0.0,
             "busy": 9.0,
             "trials": scored,
         }

@@ -43,7 +43,7 @@ def latency(log: SearchLog, hash: str) -> float:
 @pytest.mark.parametrize(
     ("cost", "costs", "takes", "told"),
     [
-        ("params", (5, 10), "challenger", "taken with 5 adapter parameters against 10 adapter parameters"),
+        ("params", (5, 10), "challenger", "taken with 5 adapter parameters against 10."),
         ("memory", (3 << 20, 2 << 20), "baseline", "taken with 2.0 MiB of memory in training against 3.0 MiB"),
         ("latency", (1.02, 1.3), "challenger", "taken with 1.02 times the time of the bare base's forward pass"),
         ("latency", (1.24, 1.25), "baseline", "the baseline is taken with 1.25 times"),

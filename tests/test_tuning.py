@@ -17,17 +17,27 @@ import torch
 from autopeft.compose.base import attach, load_base
 from autopeft.data.batches import pad
 from autopeft.data.cache import cache_folder
-from autopeft.data.encoded import EncodedData, EncodedSplit
+from autopeft.data.encoded import PAD_MULTIPLE, EncodedData, EncodedSplit
 from autopeft.errors import InputError
 from autopeft.executors.cluster import Seen
 from autopeft.journal import SearchLog, read_journal
 from autopeft.search import computing as choosing
 from autopeft.search.computing import Choosing, check_kept
 from autopeft.search.prepare import prepare
+from autopeft.search.prepared import Prepared
+from autopeft.search.sketch import sketch
 from autopeft.spec import SearchSpec
 from autopeft.spec.parse import parse_search
 from autopeft.trial import computing, tuning
-from autopeft.trial.computing import Computing, LengthProfile, by_rule, known_answer, threads_for
+from autopeft.trial.computing import (
+    Computing,
+    LengthProfile,
+    answer_key,
+    by_rule,
+    keep_answer,
+    known_answer,
+    threads_for,
+)
 from autopeft.trial.evaluate import outputs, tensors
 from autopeft.trial.setup import WorkSetup
 
@@ -314,6 +324,35 @@ def test_a_search_of_an_earlier_version_goes_on_by_the_rule(
         journal.append("search_started", schema=1, version="0.1.0")
     found = prepare(spec_of(minilm, tiny_reviews, out=str(out), resume=True), measure=True).computing
     assert (found.source, counted) == ("rule", [])
+    # By which it padded.
+    assert found.padding == PAD_MULTIPLE
+
+
+def padding_of(prepared: Prepared, folder: Path) -> set[int]:
+    """What the batches of all splits are padded to, eval sets included, and what memory is predicted for."""
+    splits = prepared.setup(folder).data.splits
+    length = prepared.memory(prepared.heads[0])._length
+    assert length == splits["train"].longest
+    assert length - prepared.computing.padding < splits["train"].lengths.max() <= length
+    return {split.pad_multiple for split in splits.values()} | {prepared.computing.padding}
+
+
+def test_all_rows_of_a_search_are_padded_alike_and_as_it_is_planned(
+    minilm: Path, tiny_reviews: Path, tmp_path: Path
+) -> None:
+    more = {"eval_sets": {"more": str(tiny_reviews / "validation.csv")}}
+    short = prepare(spec_of(minilm, tiny_reviews, **more))
+    assert len(short.setup(tmp_path).data.splits) == 4
+    assert padding_of(short, tmp_path) == padding_of(sketch(spec_of(minilm, tiny_reviews), None), tmp_path) == {2}
+    # An answer that was measured on other rows does not bring their padding.
+    kept = replace(short.computing, padding=PAD_MULTIPLE, source="measured")
+    profile = LengthProfile.of(short.data.splits["train"])
+    about = {"kind": short.raw.kind, "gpu": False, "threads": short.computing.threads, "workers": 1}
+    content = short.identity.content_hash
+    keep_answer(answer_key(content_hash=content, profile=profile, batch_size=16, **about), kept)
+    again = prepare(spec_of(minilm, tiny_reviews))
+    assert again.computing.source == "cached"
+    assert padding_of(again, tmp_path) == {2}
 
 
 def test_a_processor_that_does_not_say_its_name_has_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

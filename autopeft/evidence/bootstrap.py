@@ -179,12 +179,12 @@ def compare(
         if cheaper == "baseline":
             reason = f"{shown} over {seeds}: no difference shown, and nothing cheaper; the baseline is taken."
         return Verdict("tie", difference, low, high, "baseline", reason)
-    first, second = (cost.told(value) for value in (costs if cheaper == "challenger" else costs[::-1]))
-    chosen = f"the {cheaper} is taken with {first} against {second}"
+    one, other = costs if cheaper == "challenger" else costs[::-1]
+    chosen = f"the {cheaper} is taken with {cost.told(one)} against {cost.number(other)}"
     if not (isfinite(costs[0]) and isfinite(costs[1])):
         chosen = "the baseline is taken, for what both cost is not known"
     elif costs[0] == costs[1]:
-        chosen = f"the baseline is taken, both have {first}"
+        chosen = f"the baseline is taken, both have {cost.told(one)}"
     return Verdict("tie", difference, low, high, cheaper, f"{shown} over {seeds}: no difference shown; {chosen}.")
 
 

@@ -21,20 +21,26 @@ class Cost:
     Attributes:
         less: What the cheaper one has, as words behind a percentage.
         more: What the other one has.
-        told: A value in words.
+        number: Spells a value.
+        what: What that is of, behind the number.
         worth: Where a margin is kept, costing so many times less counts as one step while exploring.
         noise: Differences up to this may be chance: they make nothing cheaper.
     """
 
     less: str
     more: str
-    told: Callable[[float], str]
+    number: Callable[[float], str]
+    what: str
     worth: float
     noise: float = 0.0
 
     def cheaper(self, ours: float, theirs: float) -> bool:
         """Whether one is known to cost less than another."""
         return math.isfinite(ours) and math.isfinite(theirs) and ours < theirs - self.noise
+
+    def told(self, value: float) -> str:
+        """A value in words."""
+        return f"{self.number(value)} {self.what}"
 
     def compared(self, ours: float, theirs: float) -> str:
         """How much less or more one costs than another, in words; empty where it is not known."""
@@ -49,18 +55,20 @@ class Cost:
 
 COSTS: dict[str, Cost] = {
     "params": Cost(
-        "fewer adapter parameters", "more adapter parameters", lambda value: f"{value:,.0f} adapter parameters", 100.0
+        "fewer adapter parameters", "more adapter parameters", "{:,.0f}".format, "adapter parameters", 100.0
     ),
     "memory": Cost(
         "less memory in training",
         "more memory in training",
-        lambda value: f"{value / 2**20:,.1f} MiB of memory in training",
+        lambda value: f"{value / 2**20:,.1f} MiB",
+        "of memory in training",
         2.0,
     ),
     "latency": Cost(
         "less time for a forward pass",
         "more time for a forward pass",
-        lambda value: f"{value:.2f} times the time of the bare base's forward pass",
+        "{:.2f} times".format,
+        "the time of the bare base's forward pass",
         1.1,
         noise=0.02,
     ),
