@@ -10,9 +10,9 @@ from test_search_simulated import Bench
 from transformers import BertConfig
 
 import autopeft
-from autopeft.search.state import State
+from autopeft.search.state import PATIENCE, State
 from autopeft.spec import Budget
-from autopeft.strategy.jobs import Job, Outcome, Probe, Train
+from autopeft.strategy.jobs import Job, Outcome, Pack, Probe, Train
 from autopeft.testing.worlds import SyntheticWorld, by_method
 from autopeft.trial.latency import latency_seconds
 
@@ -68,6 +68,16 @@ def test_no_trial_is_begun_whose_measurement_does_not_fit(tmp_path: Path, monkey
     monkeypatch.setattr(State, "limited_seconds", lambda state: 1e6)
     # One of each arm in any case.
     assert explored("slow") == 2
+
+
+def test_packs_have_time_for_the_measurements_of_all_their_trials(tmp_path: Path) -> None:
+    world = Timed(by_method({}), rows=100, pack_speeds={1: 0.005, 2: 0.003, 4: 0.002})
+    world.asked = {}
+    Bench(tmp_path / "run", world, Budget(max_trials=16, max_latency_overhead=2.0), pack=4).run()
+    packs = [job for job in world.jobs if isinstance(job, Pack)]
+    first = [pack for pack in packs if sum(member.latency for member in pack.members) > 1]
+    assert first
+    assert all(pack.time_limit > PATIENCE * EACH * sum(m.latency for m in pack.members) for pack in first)
 
 
 def test_a_plan_counts_it_too(tmp_path: Path, tiny_reviews: Path) -> None:

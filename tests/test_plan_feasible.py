@@ -91,6 +91,13 @@ def test_one_arm_that_fits_is_enough_and_the_other_is_told(given: list[str], mon
     assert check_memory(prepared, memory, head, space, 2**39) == [told]
 
 
+def test_a_limit_that_leaves_nothing_of_lora_is_told(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = document([*given, "--max-params", "200"], capsys)
+    assert code == 0
+    (told,) = [warning for warning in found["warnings"] if "Nothing of tuned LoRA fits" in warning]
+    assert "There would be nothing to compare with." in told
+
+
 def test_what_this_machine_lacks_is_a_warning_for_a_base_without_weights(
     given: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
