@@ -30,6 +30,7 @@ from autopeft.search.state import Field
 from autopeft.space import bind
 from autopeft.space.bound import BoundSpace
 from autopeft.space.configuration import Configuration, digest
+from autopeft.space.dimension import Choice
 from autopeft.space.execution import PLAIN, Execution
 from autopeft.space.modules import ModuleMap
 from autopeft.space.values import SpaceValues
@@ -108,6 +109,14 @@ class Prepared:
     def _maps(self) -> dict[str, ModuleMap]:
         return {}
 
+    @cached_property
+    def _bound(self) -> dict[tuple[str, str], BoundSpace]:
+        return {}
+
+    @cached_property
+    def _gates(self) -> dict[str, MemoryGate]:
+        return {}
+
     def modules(self, head: str) -> ModuleMap:
         """The module map of the base under a head, without its weights."""
         if head not in self._maps:
@@ -126,11 +135,17 @@ class Prepared:
         )
 
     def bind(self, values: SpaceValues, head: str) -> BoundSpace:
-        """A space on this model within the budget's limits.
+        """A space on this model within the budget's limits; made once for each head.
 
         Raises:
             NothingFeasible: Nothing of it fits.
         """
+        key = (values.fingerprint, head)
+        if key not in self._bound:
+            self._bound[key] = self._bind_within(values, head)
+        return self._bound[key]
+
+    def _bind_within(self, values: SpaceValues, head: str) -> BoundSpace:
         modules, budget = self.modules(head), self.spec.budget
         size, head_bytes = budget.max_adapter_size, 4 * self.head_params(head)
         try:
@@ -178,6 +193,24 @@ class Prepared:
             scratch=not self.gpu,
         )
 
+    def gate(self, head: str) -> MemoryGate | None:
+        """The memory limit under a head, made once; None without one."""
+        if self.memory_limit is None:
+            return None
+        if head not in self._gates:
+            self._gates[head] = MemoryGate(self.memory(head), self.memory_limit, rows=self._largest_batch(head))
+        return self._gates[head]
+
+    def _largest_batch(self, head: str) -> int:
+        """Rows of the largest batch of either space."""
+        rows = [0]
+        for values in (self.baseline, self.space):
+            with contextlib.suppress(NothingFeasible):
+                choices = self.bind(values, head).dimensions
+                batches = [each for each in choices if isinstance(each, Choice) and each.name == "batch"]
+                rows += [int(option) for each in batches for option in each.options]
+        return max(rows)
+
     def field(self, head: str, speed: Speed) -> Field:
         """Both arms on the model under a head.
 
@@ -185,8 +218,8 @@ class Prepared:
             NothingFeasible: Nothing of the user's space fits.
         """
         modules, limit = self.modules(head), self.memory_limit
-        memory = self.memory(head)
-        gate = MemoryGate(memory, limit) if limit is not None else None
+        gate = self.gate(head)
+        memory = self.memory(head) if gate is None else gate.model
 
         def fits(configuration: Configuration) -> Fit:
             return Fit(PLAIN) if gate is None else gate.fits(configuration)

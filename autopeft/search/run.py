@@ -20,6 +20,7 @@ from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible
 from autopeft.executors import Executor, Starting
 from autopeft.journal import Journal, Record, check_folder
+from autopeft.search.ahead import Ahead
 from autopeft.search.controller import Controller
 from autopeft.search.division import FINISH_SECONDS
 from autopeft.search.eval_sets import declare
@@ -228,9 +229,14 @@ class _Session:
             pack="off" if spec.executor == "tune" else spec.pack,
             eval_rows={name: given.split.rows for name, given in prepared.eval_sets.items()},
         )
-        self._controller = Controller(
-            self._ledger, rules, prepared.field, slots=executor.slots, on_tick=lambda: self._tell(None)
-        )
+        ahead = Ahead(prepared, lambda: self._ledger.log.probes.get("heads", {}).get("head"))
+
+        def tick() -> None:
+            self._tell(None)
+            with self._ledger.meter.of("ahead"):
+                ahead.step()
+
+        self._controller = Controller(self._ledger, rules, prepared.field, slots=executor.slots, on_tick=tick)
         executor.run(self._controller, prepared.setup(self._folder))
         if again and self._controller.phase == "done":
             note_nothing_new(self._ledger, before)

@@ -1,0 +1,79 @@
+"""What asking needs is computed while nobody asks, and changes no answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopeft.cost.memory import MemoryGate, MemoryModel
+from autopeft.journal import Journal
+from autopeft.search.ahead import Ahead
+from autopeft.search.division import Speed
+from autopeft.search.ledger import Ledger
+from autopeft.search.prepare import prepare
+from autopeft.search.prepared import Prepared
+from autopeft.spec.parse import parse_search
+
+SPEED = Speed(0.004, 0.001)
+
+
+def prepared_of(model: Path, data: Path, **budget: Any) -> Prepared:
+    task = {"model": str(model), "data": str(data)}
+    space = {"name": "two", "encoding": "recipe", "methods": ["lora", "ia3"], "attention_sites": ["qv", "all"]}
+    return prepare(parse_search({"task": task, "budget": budget, "space": space, "executor": "inprocess"}))
+
+
+def asked(prepared: Prepared, folder: Path, count: int = 3) -> list[tuple[str, int | None]]:
+    """What both arms propose first, with the bytes that were said of it."""
+    with Journal.create(folder) as journal:
+        ledger = Ledger(journal)
+        ledger.write("search_started", schema=1, version="0", **prepared.header({}))
+        found = []
+        for index in range(count):
+            for name, arm in prepared.field("mean", SPEED).arms.items():
+                proposal = arm.propose(ledger)
+                assert proposal is not None
+                made, trial = proposal.configuration, f"{name}{index}"
+                found.append((made.hash, proposal.fit.bytes))
+                about = {"values": dict(proposal.values), "adapter_params": proposal.adapter_params, "arm": name}
+                ledger.write("configuration", hash=made.hash, configuration=made.to_dict(), **about)
+                where = {"purpose": "explore", "seed": 0, "index": proposal.index, "slot": 0}
+                ledger.write("trial_started", trial=trial, hash=made.hash, arm=name, **where)
+        return found
+
+
+def test_then_asking_predicts_nothing_more_and_answers_the_same(
+    short_minilm: Path, tiny_reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = asked(prepared_of(short_minilm, tiny_reviews, max_memory="2GiB"), tmp_path / "plain")
+    prepared = prepared_of(short_minilm, tiny_reviews, max_memory="2GiB")
+    heads: list[str | None] = [None]
+    ahead, runs = Ahead(prepared, lambda: heads[0]), list[str]()
+    run = MemoryModel._run
+    monkeypatch.setattr(MemoryModel, "_run", lambda *given, **options: runs.append("run") or run(*given, **options))
+    steps = 0
+    while not runs or steps < 12:
+        ahead.step()
+        steps += 1
+    # The bare model, and one for each method; each step makes one at most.
+    assert len(runs) == 3
+    assert asked(prepared, tmp_path / "ahead") == plain
+    assert len(runs) == 3
+    heads[0] = "stock"
+    for _ in range(12):
+        ahead.step()
+    assert len(runs) > 3
+    assert isinstance(prepared.gate("stock"), MemoryGate)
+
+
+def test_without_a_limit_or_anything_that_fits_there_is_nothing_to_do(
+    short_minilm: Path, tiny_reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryModel, "_run", lambda *given, **options: pytest.fail("something was predicted"))
+    prepared = prepared_of(short_minilm, tiny_reviews, max_adapter_params=1)
+    ahead = Ahead(prepared, lambda: None)
+    monkeypatch.setattr(Prepared, "gate", lambda prepared, head: None)
+    for _ in range(5):
+        ahead.step()
