@@ -71,7 +71,7 @@ class Packer:
         state.release(slot)
         if len(members) == 1:
             return first
-        return Pack(tuple(members), state.time_limit(self._seconds(members)))
+        return Pack(tuple(members), state.time_limit(self._seconds(members), until=state.explore_limit()))
 
     def took(self, slot: int, pack: Pack, outcome: Outcome) -> None:
         """Note what became of each member; after a lack of memory packs are smaller."""

@@ -194,6 +194,15 @@ class State:
             runs += [max(finalists)] * FRONT_SIZE * len(division.seeds)
         return max(division.explore_until, division.confirm_until - CAUTION * makespan(runs, self.slots))
 
+    def explore_limit(self) -> float | None:
+        """Seconds used at which a job of the exploration is given up: where a machine gets slower than it was, half of
+        the finalists' time is theirs all the same.
+        """
+        until, division = self.explore_until(), self.division
+        if until is None or division.explore_until is None or division.confirm_until is None:
+            return None
+        return max(until, (division.explore_until + division.confirm_until) / 2)
+
     def name_finalists(self) -> None:
         """Journal the finalists."""
         self.finals.name(
@@ -286,14 +295,17 @@ class State:
         limit, before = self.rules.budget.max_compute, self.division.busy_before
         return limit is None or self.busy() + seconds <= before + share * (limit - before)
 
-    def time_limit(self, expected: float, *, least: float = SHORTEST_LIMIT) -> float:
+    def time_limit(self, expected: float, *, least: float = SHORTEST_LIMIT, until: float | None = None) -> float:
         """What a job may take: several times what is expected, and never past the end of the budget.
 
         Args:
             expected: Seconds that it should take.
             least: Seconds that it gets even when the budget is used up.
+            until: Seconds used at which it has to end; None for no such moment.
         """
         limits = [GRACE_SECONDS + PATIENCE * expected]
+        if until is not None:
+            limits.append(until - self.ledger.used)
         if self.division.deadline is not None:
             limits.append(self.division.deadline - self.ledger.used)
         if self.rules.budget.max_compute is not None:

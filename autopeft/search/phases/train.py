@@ -11,6 +11,8 @@ from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Outcome, Purpose, Train
 from autopeft.trial.pack_speed import pack_gain
 
+CLOSE = 2.0
+"""Seconds that the end of a job may lie before the moment for which it was planned."""
 ATTEMPTS = 3
 """How often a trial is started before it counts as failed."""
 
@@ -65,7 +67,7 @@ class Trainer:
             head=state.head,
             evaluate_rows=state.division.final_evaluated if final else state.division.rung_evaluated,
             final=final,
-            time_limit=state.time_limit(expected),
+            time_limit=state.time_limit(expected, until=None if trial.purpose == "confirm" else state.explore_limit()),
             execution=state.execution(trial.hash),
             latency=latency,
             # It is that of the configuration, whatever the seed: what kept the limit is not refused by chance later.
@@ -97,10 +99,13 @@ class Trainer:
         state, write = self._state, self._state.ledger.write
         limit = state.rules.budget.max_memory
         if outcome.status != "ok":
+            known, until = state.ledger.log.trials[job.trial], state.explore_limit()
+            late = outcome.reason == "timeout" and until is not None and state.ledger.used >= until - CLOSE
             write(
                 "trial_ended",
                 trial=job.trial,
-                status=outcome.status,
+                # What it reached before is as good as ever where only the exploration was over.
+                status="stopped" if late and known.rungs and known.purpose == "explore" else outcome.status,
                 reason=outcome.reason,
                 detail=outcome.detail,
                 seconds=outcome.seconds,
