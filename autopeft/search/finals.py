@@ -99,7 +99,8 @@ class Finals:
         if log.rung_metric != log.metric or self.margin is None:
             return best
 
-        most = log.cost(baseline.hash)
+        # As it was when it was explored: what is measured later does not change what was chosen.
+        most = log.cost(baseline.hash, "explore")
         mark = baseline.rungs[-1].metrics[log.metric] - self.margin / 2
         standings = log.index.standings(ARMS["challenger"], "explore")
         # (cost, minus the score, number, id) of those that went furthest and are cheaper.
