@@ -54,3 +54,14 @@ def test_finalists_have_time_for_a_verdict_after_a_slow_spell(
     # What they had reached is as good as ever.
     assert {trial.status for trial in late if trial.rungs} <= {"stopped"}
     assert evidence == "standard" or any(trial.rungs for trial in late)
+
+
+@pytest.mark.parametrize("seconds_per_row", [0.05, 0.1])
+def test_the_first_trial_of_an_arm_is_trained_whatever_the_time(tmp_path: Path, seconds_per_row: float) -> None:
+    world = Spell(by_method({}), seconds_per_row=seconds_per_row)
+    bench = Bench(tmp_path / "run", world, Budget(max_time=60.0), slots=1)
+    world.clock, world.spell = bench.clock, (1e9, 1e9)
+    log = bench.run()
+    for arm in ("baseline", "space"):
+        first = next(trial for trial in log.trials.values() if trial.arm == arm)
+        assert first.rungs, (arm, first.status, first.reason)

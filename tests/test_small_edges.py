@@ -78,12 +78,12 @@ def test_what_a_first_run_measures_beside_is_paid_for(once: float, seeds: int) -
 @pytest.mark.parametrize(("known", "fits"), [(None, False), ({"1": 1.1}, True)])
 def test_a_run_that_would_have_to_measure_latency_fits_only_with_it(known: dict[str, float] | None, fits: bool) -> None:
     state = SimpleNamespace(
-        ledger=SimpleNamespace(log=SimpleNamespace(latency=lambda hash, purpose: known), used=1000.0),
-        rules=SimpleNamespace(cost="params"),
+        ledger=SimpleNamespace(log=SimpleNamespace(latency=lambda hash: known), used=1000.0),
+        rules=SimpleNamespace(latency_of_all=False),
         division=SimpleNamespace(deadline=1120.0, confirm_until=1100.0),
         latency_seconds=lambda: 20.0,
         final_rows=lambda: 9000,
-        seconds=lambda hash, rows, *, final: 100.0,
+        confirm_seconds=lambda hash, rows: 100.0,
         affords=lambda seconds, share: True,
         slots=2,
     )

@@ -177,7 +177,9 @@ def compare(
         kept = f"that the challenger is worse by less than {margin:g} was not shown"
         reason = f"{shown} over {seeds}: no difference shown, but {kept}; the baseline is taken."
         if cheaper == "baseline":
-            reason = f"{shown} over {seeds}: no difference shown, and nothing cheaper; the baseline is taken."
+            reason = (
+                f"{shown} over {seeds}: no difference shown, and nothing known to be cheaper; the baseline is taken."
+            )
         return Verdict("tie", difference, low, high, "baseline", reason)
     one, other = costs if cheaper == "challenger" else costs[::-1]
     chosen = f"the {cheaper} is taken with {cost.told(one)} against {cost.number(other)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Literal, TypeVar
 
 from autopeft.journal.index import Index
@@ -346,7 +347,7 @@ class SearchLog:
         self._reckon(known)
 
     def _reckon(self, trial: TrialLog) -> None:
-        self.index.update(trial, self.rung_metric, self.cost(trial.hash))
+        self.index.update(trial, self.rung_metric, self.cost(trial.hash, trial.purpose))
 
     @property
     def busy(self) -> float:
@@ -409,11 +410,12 @@ class SearchLog:
                 trials = self.of_configuration(hash, purpose)
                 peaks = [trial.peak_bytes for trial in trials if trial.peak_bytes is not None]
                 # A bound would say more of its methods than of the configuration.
-                exact = known is not None and known.predicted_exactly and purpose is None
+                exact = known is not None and known.predicted_exactly and purpose != "confirm"
                 return float(max(peaks, default=known.predicted_bytes or math.inf if known and exact else math.inf))
             case "latency":
-                ratios = self.latency(hash, purpose)
-                return round(max(ratios.values()), 2) if ratios else math.inf
+                rungs = [rung for trial in self.of_configuration(hash, purpose) for rung in trial.rungs]
+                slowest = [max(rung.latency.values()) for rung in rungs if rung.latency]
+                return round(median(slowest), 2) if slowest else math.inf
         return 0 if known is None else known.adapter_params
 
     def latency(self, hash: str, purpose: str | None = None) -> dict[str, float] | None:

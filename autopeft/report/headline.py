@@ -133,7 +133,8 @@ def _verdict(verdict: Mapping[str, Any], named: Mapping[str, Named]) -> str:
         case "tie" if verdict.get("margin") is not None:
             return f"Take the tuned LoRA: {mix} was not shown to be close enough to it, or is no cheaper."
         case "tie":
-            return f"Take the tuned LoRA: no difference from {mix} was found, and LoRA costs no more."
+            known = "is not known to cost" if verdict.get("cost") == "latency" else "does not cost"
+            return f"Take the tuned LoRA: no difference from {mix} was found, and {mix} {known} less."
         case "worse":
             return f"Take the tuned LoRA: nothing in this space beat it, {mix} is worse."
     if theirs is None or ours is None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from autopeft.cost.memory import UNBUILDABLE
-from autopeft.errors import NothingFeasible
+from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.search.prepared import Prepared
 
 __all__ = ["Ahead"]
@@ -46,6 +46,7 @@ class Ahead:
             yield
         gate = prepared.gate(head)
         for prediction in () if gate is None else gate.ahead(list(methods)):
-            with contextlib.suppress(*UNBUILDABLE):
+            # Where one is asked about that cannot be built, asking says so.
+            with contextlib.suppress(*UNBUILDABLE, AutopeftError, AssertionError):
                 prediction()
             yield

@@ -30,14 +30,14 @@ class Beside:
     Attributes:
         latency: Seconds of measuring one configuration's latency.
         limited: Whether every configuration is measured, as something goes by it.
-        finalists: Whether each finalist is, in its first run.
+        finalists: In how many runs of each finalist it is measured.
         drops: Groups of parts of the challenger that are dropped in turn, at most.
     """
 
     latency: float = 0.0
     limited: bool = False
     drops: int = 0
-    finalists: bool = True
+    finalists: int = 1
 
     @property
     def runs(self) -> int:
@@ -88,4 +88,6 @@ def beside(
         division.explore_until,
         division.max_trials,
     )
-    return Beside(latency, measured_of_all, drops, not measured_of_all or cost == "latency")
+    return Beside(
+        latency, measured_of_all, drops, len(division.seeds) if cost == "latency" else int(not measured_of_all)
+    )

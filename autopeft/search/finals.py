@@ -29,7 +29,7 @@ ROLES: dict[ArmName, Role] = {"baseline": "baseline", "space": "challenger"}
 """Arm -> what its finalist is called."""
 EARLY_LEVEL = 0.99
 """Confidence at which a verdict may end the race of seeds early: a look after every seed at `LEVEL` would err twice as
-often (``benchmarks/verdict_error_rate.py``, column ``until``)."""
+often (``benchmarks/verdict_error_rate.py``, column ``hasty``)."""
 UNTRAINED = (
     "But the tuned LoRA scores no more than the frozen base does without any adapter: it was not trained well enough "
     "here for this to say anything about LoRA. Give the search more time."

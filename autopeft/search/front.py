@@ -51,7 +51,7 @@ def spread(log: SearchLog, taken: Sequence[str], reference: float | None = None)
     top = max((trial.rungs[-1].rung for trial in tried), default=-1)
     furthest = [trial for trial in tried if trial.rungs[-1].rung == top]
     # Latency counts where it was measured of all.
-    timed = all(log.latency(trial.hash) for trial in furthest)
+    timed = all(log.latency(trial.hash, "explore") for trial in furthest)
     points = [(float(trial.rungs[-1].metrics[log.rung_metric]), _costs(trial, log, timed)) for trial in furthest]
     front = {furthest[n].hash: points[n][0] for n in nondominated(points)}
     offered = [hash for hash, score in front.items() if hash not in taken and (reference is None or score > reference)]
@@ -83,7 +83,7 @@ def confirmed(blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _costs(trial: TrialLog, log: SearchLog, timed: bool) -> Costs:
-    ratios = log.latency(trial.hash) if timed else None
+    ratios = log.latency(trial.hash, "explore") if timed else None
     slowest = (round(max(ratios.values()), 2),) if ratios else ()
     return float(log.configurations[trial.hash].adapter_params), trial.peak_bytes, *slowest
 

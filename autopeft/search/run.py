@@ -233,8 +233,16 @@ class _Session:
 
         def tick() -> None:
             self._tell(None)
-            with self._ledger.meter.of("ahead"):
-                ahead.step()
+            state = None if self._controller is None else self._controller.state
+            # Only while no worker waits, nothing is being timed, and whoever computes is another process.
+            if (
+                state is not None
+                and state.divided
+                and len(state.running) >= state.slots
+                and spec.executor != "inprocess"
+            ):
+                with self._ledger.meter.of("ahead"):
+                    ahead.step()
 
         self._controller = Controller(self._ledger, rules, prepared.field, slots=executor.slots, on_tick=tick)
         executor.run(self._controller, prepared.setup(self._folder))

@@ -56,7 +56,7 @@ class Scores:
         if score < mark:
             return score
         # What keeps the mark is good enough: from there on what it costs counts, in steps that stay within one margin.
-        cost = self._log.cost(trial.hash)
+        cost = self._log.cost(trial.hash, trial.purpose)
         if not math.isfinite(cost):
             return mark
         worth = COSTS[self._log.cost_name].worth

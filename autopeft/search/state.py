@@ -28,6 +28,8 @@ MADE = 2048
 """Configurations that are kept as values; the others are made again from the journal when they are asked for."""
 CAUTION = 1.3
 """So many times what is expected is kept for the finalists."""
+LENT = 0.2
+"""Share of what is left to the finalists that a job of the exploration may take: less than what `CAUTION` adds."""
 PATIENCE, GRACE_SECONDS, SHORTEST_LIMIT = 5.0, 30.0, 5.0
 """A job may take so many times what is expected, plus so many seconds; a limit is never shorter than so many."""
 
@@ -195,19 +197,22 @@ class State:
         return max(division.explore_until, division.confirm_until - CAUTION * makespan(runs, self.slots))
 
     def explore_limit(self) -> float | None:
-        """Seconds used at which a job of the exploration is given up: where a machine gets slower than it was, half of
-        the finalists' time is theirs all the same.
+        """Seconds used at which a job of the exploration is given up.
+
+        Where a machine gets slower than it was, half of the finalists' time is theirs all the same, and where exploring
+        was extended at their cost, most of what is left to them.
         """
         until, division = self.explore_until(), self.division
         if until is None or division.explore_until is None or division.confirm_until is None:
             return None
-        return max(until, (division.explore_until + division.confirm_until) / 2)
+        lent = until + LENT * (division.confirm_until - until)
+        return max(lent, (division.explore_until + division.confirm_until) / 2)
 
     def name_finalists(self) -> None:
         """Journal the finalists."""
         self.finals.name(
-            seconds=lambda hash, rows: self.seconds(hash, rows, final=True),
-            once=self.finalist_seconds(),
+            seconds=self.confirm_seconds,
+            once=0.0 if self.rules.latency_of_all else self.latency_seconds(),
             rungs=len(self.division.rungs),
             predict=self.predicted_bytes,
             front=self.rules.objective == "pareto",
@@ -253,10 +258,10 @@ class State:
         """Seconds that measuring its latency takes of a new configuration, where it is measured of all; else 0."""
         return self.latency_seconds() if self.rules.latency_of_all else 0.0
 
-    def finalist_seconds(self) -> float:
-        """Seconds that measuring its latency takes of a finalist's first run."""
-        known = self.rules.latency_of_all and self.rules.cost != "latency"
-        return 0.0 if known else self.latency_seconds()
+    def confirm_seconds(self, hash: str, rows: int) -> float:
+        """Expected seconds of a finalist's run, with what it measures every time."""
+        every = self.latency_seconds() if self.rules.cost == "latency" else 0.0
+        return self.seconds(hash, rows, final=True) + every
 
     def _own_rate(self, hash: str) -> float | None:
         """Seconds per row that training this very configuration has taken; None before it has run."""

@@ -33,6 +33,7 @@ class Train:
         execution: How its batches are computed.
         latency: Whether the time of a forward pass is measured against the bare base's.
         latency_limited: Whether that is held against the limit on it.
+        cut: Whether its time limit is the end of the exploration, and says nothing against it.
     """
 
     trial: str
@@ -51,6 +52,7 @@ class Train:
     execution: Execution = PLAIN
     latency: bool = False
     latency_limited: bool = True
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

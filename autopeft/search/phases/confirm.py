@@ -54,8 +54,8 @@ class Confirm:
     def _fits(self, hash: str) -> bool:
         """Whether a run ends in time; half of what is reserved for testing and saving may be lent to it."""
         state = self._state
-        anew = "confirm" if state.rules.cost == "latency" else None
-        once = 0.0 if state.ledger.log.latency(hash, anew) else state.latency_seconds()
+        known = state.rules.latency_of_all or state.ledger.log.latency(hash)
+        once = 0.0 if known else state.latency_seconds()
         return self._ends_in_time([self._seconds(hash) + once], slack=0.5)
 
     def _round_fits(self) -> bool:
@@ -63,7 +63,7 @@ class Confirm:
         return self._ends_in_time([self._seconds(hash) for hash in self._state.finals.hashes()], slack=0.0)
 
     def _seconds(self, hash: str) -> float:
-        return self._state.seconds(hash, self._state.final_rows(), final=True)
+        return self._state.confirm_seconds(hash, self._state.final_rows())
 
     def _ends_in_time(self, seconds: list[float], slack: float) -> bool:
         state, end, until = self._state, self._state.division.deadline, self._state.division.confirm_until

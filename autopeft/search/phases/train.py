@@ -11,8 +11,6 @@ from autopeft.strategy.jobs import Arm as ArmName
 from autopeft.strategy.jobs import Outcome, Purpose, Train
 from autopeft.trial.pack_speed import pack_gain
 
-CLOSE = 2.0
-"""Seconds that the end of a job may lie before the moment for which it was planned."""
 ATTEMPTS = 3
 """How often a trial is started before it counts as failed."""
 
@@ -49,11 +47,14 @@ class Trainer:
         final = rung == len(rungs) - 1
         rows_to = state.final_rows() if trial.purpose == "confirm" else rungs[rung]
         state.held.pop(trial.id, None)
-        measures = state.rules.latency_of_all or trial.purpose == "confirm"
-        latency = measures and trial.rows == 0 and not self._latency_known(trial)
+        latency = trial.rows == 0 and self._measures_latency(trial)
         expected = state.seconds(trial.hash, rows_to - trial.rows, final=final)
         if latency:
             expected += state.latency_seconds()
+        # The first of an arm is trained whatever the time, for there is nothing without it.
+        bounded = trial.purpose != "confirm" and bool(state.ledger.log.index.standings(trial.arm, "explore"))
+        until = state.explore_limit() if bounded else None
+        limit = state.time_limit(expected, until=until)
         return Train(
             trial=trial.id,
             configuration=state.configuration(trial.hash),
@@ -67,23 +68,28 @@ class Trainer:
             head=state.head,
             evaluate_rows=state.division.final_evaluated if final else state.division.rung_evaluated,
             final=final,
-            time_limit=state.time_limit(expected, until=None if trial.purpose == "confirm" else state.explore_limit()),
+            time_limit=limit,
             execution=state.execution(trial.hash),
             latency=latency,
             # It is that of the configuration, whatever the seed: what kept the limit is not refused by chance later.
             latency_limited=state.ledger.log.latency(trial.hash) is None,
+            cut=limit < state.time_limit(expected),
         )
 
-    def _latency_known(self, trial: TrialLog) -> bool:
-        """Whether another run of the configuration has measured it, or is about to.
+    def _measures_latency(self, trial: TrialLog) -> bool:
+        """Whether its latency is measured: of what it concerns once, and of finalists every time where it is the cost.
 
-        What finalists are chosen by is measured anew with fresh seeds.
+        What finalists were chosen by may have been luck.
         """
-        anew = trial.purpose == "confirm" and self._state.rules.cost == "latency"
-        runs = self._state.ledger.log.of_configuration(trial.hash, "confirm" if anew else None)
-        # Only earlier ones: after a resume several may run anew, and one of them must do it.
+        rules = self._state.rules
+        if trial.purpose == "confirm" and rules.cost == "latency":
+            return True
+        if not (rules.latency_of_all or trial.purpose == "confirm"):
+            return False
+        runs = self._state.ledger.log.of_configuration(trial.hash)
+        # Another run may be about to. Only earlier ones: after a resume several run anew, and one of them must do it.
         earlier = runs[: [run.id for run in runs].index(trial.id)]
-        return any(run.status == "running" and run.purpose == trial.purpose for run in earlier) or any(
+        return not any(run.status == "running" and run.purpose == trial.purpose for run in earlier) and not any(
             rung.latency for run in runs for rung in run.rungs
         )
 
@@ -99,13 +105,12 @@ class Trainer:
         state, write = self._state, self._state.ledger.write
         limit = state.rules.budget.max_memory
         if outcome.status != "ok":
-            known, until = state.ledger.log.trials[job.trial], state.explore_limit()
-            late = outcome.reason == "timeout" and until is not None and state.ledger.used >= until - CLOSE
+            cut = outcome.reason == "timeout" and job.cut and bool(state.ledger.log.trials[job.trial].rungs)
             write(
                 "trial_ended",
                 trial=job.trial,
                 # What it reached before is as good as ever where only the exploration was over.
-                status="stopped" if late and known.rungs and known.purpose == "explore" else outcome.status,
+                status="stopped" if cut else outcome.status,
                 reason=outcome.reason,
                 detail=outcome.detail,
                 seconds=outcome.seconds,
@@ -144,6 +149,7 @@ class Trainer:
         )
         if outcome.peak_bytes is not None:
             state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
+        self._note_latency(job, outcome)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
             detail = f"{outcome.peak_bytes:,} live bytes were measured, above the limit of {limit:,}"
             write("trial_ended", trial=job.trial, status="infeasible", reason="max_memory", detail=detail)
@@ -151,6 +157,16 @@ class Trainer:
             write("trial_ended", trial=job.trial, status="completed", reason="trained in full", detail=None)
         else:
             self._judge(slot, state.ledger.log.trials[job.trial])
+
+    def _note_latency(self, job: Train, outcome: Outcome) -> None:
+        """Say so where a finalist that kept the limit on latency did not when it was measured anew."""
+        limit, ratios = self._state.rules.budget.max_latency_overhead, outcome.values.get("latency")
+        if limit is None or job.latency_limited or not ratios or max(ratios.values()) <= limit:
+            return
+        told = f"{max(ratios.values()):.3f} times the bare base's when it was measured anew"
+        self._state.ledger.note(
+            f"A finalist's forward pass took {told}, above the limit of {limit:g} that it had kept."
+        )
 
     def lost(self, job: Train, lost: Lost, share: float = 1.0) -> None:
         """The worker died: the trial goes on from its last rung, unless it has died too often.
