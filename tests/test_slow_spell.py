@@ -64,4 +64,6 @@ def test_the_first_trial_of_an_arm_is_trained_whatever_the_time(tmp_path: Path, 
     log = bench.run()
     for arm in ("baseline", "space"):
         first = next(trial for trial in log.trials.values() if trial.arm == arm)
-        assert first.rungs, (arm, first.status, first.reason)
+        # Only the end of the whole budget ends it.
+        assert first.rungs or first.ended >= log.plan["deadline"] - 1.0, (arm, first.status, first.reason)
+    assert any(trial.rungs for trial in log.trials.values())
