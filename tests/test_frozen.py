@@ -382,7 +382,7 @@ class TestWhenItIsOff:
 
 @pytest.mark.parametrize("way", [PLAIN, Execution(8), Execution(checkpointing=True)])
 def test_memory_stays_below_what_whole_passes_were_predicted_to_take(way: Execution, tmp_path: Path) -> None:
-    setup = replace(tiny_setup("bert", tmp_path), limited_memory=True)
+    setup = replace(tiny_setup("bert", tmp_path), limited_memory=True, memory_of_all=True)
     bench = Workbench(setup)
     for layer in (1, 2):
         job = train_job(bench, "mean", layer, f"t{layer}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,13 +19,14 @@ from autopeft.report.answer import difference
 from autopeft.report.axes import Axis, score_axis
 from autopeft.report.drawing import Drawing
 from autopeft.report.figures.forecast import Forecast
-from autopeft.report.figures.front import fronts
+from autopeft.report.figures.front import Fronts, Worth, front_drawing, fronts
 from autopeft.report.figures.importance import Importance, importance
 from autopeft.report.figures.places import Places, places, places_drawing
 from autopeft.report.figures.rates import LoraRates, RateCurve, lora_rates
 from autopeft.report.gallery import gallery
 from autopeft.report.page import page
 from autopeft.space import resolve
+from autopeft.spec.amounts import format_bytes, format_count
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +257,8 @@ def test_charts_are_files_that_need_no_page(tmp_path: Path) -> None:
     report(tmp_path / "run")
     drawn = gallery(gather(SearchLog.fold(read_journal(tmp_path / "run"))))
     files = {file.stem: file for file in (tmp_path / "run" / "charts").iterdir()}
-    assert set(files) == {name for name, drawing in drawn.items() if not drawing.empty} == set(drawn)
+    # Latency was measured of none of them.
+    assert set(files) == {name for name, drawing in drawn.items() if not drawing.empty} == {*drawn} - {"pareto-latency"}
     for name, file in files.items():
         text = file.read_text(encoding="utf-8")
         root = ElementTree.fromstring(text.encode())
@@ -263,6 +266,25 @@ def test_charts_are_files_that_need_no_page(tmp_path: Path) -> None:
         assert root.find("{http://www.w3.org/2000/svg}style") is not None, name
         assert "var(" not in text, name
         assert "href" not in text, name
+
+
+def test_a_front_is_drawn_against_each_cost() -> None:
+    def worth(number: int, arm: str, score: float) -> Worth:
+        known = {"adapter_params": 1000 * number, "bytes": number << 20, "latency": 1.0 + 0.1 * number}
+        return Worth(f"h{number}", arm, "lora", **known, score=score, runs=1, role=None)
+
+    found = Fronts((worth(1, "space", 0.7), worth(2, "baseline", 0.8), worth(3, "space", 0.75)), measured=True)
+    told = {
+        "adapter_params": ("adapter parameters", f"with {format_count(2000)}"),
+        "bytes": ("memory to train, measured in MiB", f"with {format_bytes(2 << 20)}"),
+        "latency": ("time of a forward pass over that of the bare base", "with 1.20 times the bare base"),
+    }
+    for cost, words in told.items():
+        text = front_drawing(found, cost, "accuracy").svg()
+        assert all(word in unescape(text) for word in words), (cost, text)
+        assert [point.hash for point in found.by(cost)] == ["h1", "h2"]
+    nothing = Fronts((replace(found.points[0], latency=None),), measured=True)
+    assert front_drawing(nothing, "latency", "accuracy").empty == "No latency is known."
 
 
 def test_words_in_a_drawing_are_text() -> None:
