@@ -50,6 +50,8 @@ def test_the_real_searches_are_what_is_on_record() -> None:
     on_record = None if len(ended) < 20 else (*counts, len(ended))
     assert sum(counts) + ended.count("tie") == len(ended)
     assert on_record == REAL
+    planted = [row["verdict"] for row in map(json.loads, lines) if row["kind"] == "planted"]
+    assert planted.count("better") > len(planted) / 2
 
 
 @pytest.mark.parametrize(

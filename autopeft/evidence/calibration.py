@@ -40,7 +40,7 @@ NOT_TIES: dict[str, int] = {
 WITHIN: dict[str, tuple[int, int]] = {"within": (1, 144), "lossy": (0, 200)}
 """How often ``within`` was wrong: of the verdicts ``within`` where it may be right, and of all searches where it cannot
 be. Made by ``benchmarks/search_error_rate.py``, which says what the settings are."""
-REAL: tuple[int, int, int] | None = (0, 6, 20)
+REAL: tuple[int, int, int] | None = (0, 0, 20)
 """Real searches of LoRA against LoRA: how many ended ``better`` or ``worse``, how many had no time for a verdict
 (``unconfirmed``), and of how many; None until there are 20 on record. Made by ``benchmarks/real_searches.py``."""
 

@@ -107,7 +107,8 @@ def calibrated(log: SearchLog) -> tuple[str, str] | None:
     real = ""
     if rate.real is not None:
         wrong, silent, searches = rate.real
-        real = f" Of {searches} real ones, {wrong} ended better or worse, and {silent} had no time for a verdict."
+        unsaid = f", and {silent} had no time for a verdict" if silent else ""
+        real = f" Of {searches} real ones, {wrong} ended better or worse{unsaid}."
     return (
         f"{rate.wrong} of {rate.searches:,} simulated ones",
         f"Where both were equally good, {rate.wrong} of {rate.searches:,} simulated verdicts with {rate.rows:,} "
