@@ -5,11 +5,6 @@ second is measured, by the live bytes of all tensors (what the limit is about) a
 know the scratch memory inside of kernels too). Half of them are computed as a whole, the others in pieces
 (gradient accumulation), with recomputed blocks (checkpointing), or both.
 
-The stored lines are from before copies of operands were counted (`autopeft.cost.scratch`): 16 of the predictions lay
-more than 1 % below the events, with HRA, C3A, PVeRA, LoHa and prefixes by up to 6.8 %. Run again, these 16 lie between
-0.12 % below and 0.4 % above (numbers 7, 13, 15, 17, 21, 25, 37, 47, 63, 77, 85, 92, 101, 103, 111, 119 of
-MiniLM).
-
     python benchmarks/memory_prediction.py [--configurations 120] [--model minilm] [--model smollm2]
 
 It goes on where it was stopped: one line for each configuration in ``results/memory_prediction.jsonl``. At its end it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -88,3 +89,17 @@ def test_make_verbs_of_the_readme_exist() -> None:
     verbs = re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(verbs) <= targets
+
+
+def test_the_readme_says_of_predicted_memory_what_is_on_record() -> None:
+    lines = (ROOT / "benchmarks" / "results" / "memory_prediction.jsonl").read_text().splitlines()
+    runs = [json.loads(line) for line in lines]
+    live = [abs(run["predicted"] / run["measured"] - 1) for run in runs]
+    events = [run["predicted"] / run["allocated"] - 1 for run in runs]
+    assert len(runs) >= 200
+    assert max(live) < 0.01
+    told = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{len(runs)} random configurations on MiniLM and SmolLM2-135M" in told
+    assert f"at most {max(live):.2%} from the live bytes".replace("%", " %") in told
+    assert f"{sum(abs(error) <= 0.01 for error in events)} were within 1 %" in told
+    assert min(events) > -0.01
