@@ -159,7 +159,7 @@ def main() -> None:
                 found = measure(Setting(rows, seeds, ours, theirs), searches)
                 row = "  ".join(f"{100 * found[column]:8.2f}" for column in COLUMNS)
                 print(f"{ours}/{theirs}  {rows:5d}  {seeds:5d}  {row}", flush=True)
-                table.append({"spreads": f"{ours}/{theirs}", "rows": rows, "seeds": seeds, **found})
+                table.append({"spreads": f"{ours}/{theirs}", "rows": rows, "runs": seeds, **found})
                 key = f"{rows} rows, {seeds} seeds"
                 worst[key] = max(worst.get(key, 0), round(found["selected"] * searches))
     RESULTS.write_text(json.dumps({"searches": searches, "false_better": worst, "table": table}, indent=2) + "\n")

@@ -54,6 +54,19 @@ def test_the_real_searches_are_what_is_on_record() -> None:
     assert planted.count("better") > len(planted) / 2
 
 
+def test_what_is_said_of_verdicts_alone_is_on_record() -> None:
+    table = json.loads(RESULTS.read_text())["table"]
+    told = " ".join((FOLDER.parents[1] / "docs" / "cli.md").read_text().split())
+    assert f"passes in at most {max(row['within'] for row in table):.1%}".replace("%", " %") in told
+    raced = [row for row in table if row["runs"] > 2]
+    ratio = sum(row["hasty"] for row in raced) / sum(row["until"] for row in raced)
+    # "calls equals different about twice as often"
+    assert 1.5 < ratio < 2.5
+    near = [row["covered"] for row in table if row["spreads"] == "0.4/0.4"]
+    assert 0.95 <= min(near) <= max(near) <= 0.97
+    assert min(row["covered"] for row in table) == pytest.approx(0.889)
+
+
 @pytest.mark.parametrize(
     ("rows", "seeds", "found"),
     [(872, 3, (872, 3)), (900, 4, (872, 3)), (100_000, 9, (3100, 5)), (1, 2, (200, 2)), (1700, 5, (3100, 5))],
