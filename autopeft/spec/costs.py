@@ -70,7 +70,7 @@ COSTS: dict[str, Cost] = {
         "{:.2f} times".format,
         "the time of the bare base's forward pass",
         1.1,
-        noise=0.02,
+        noise=0.05,
     ),
 }
 """Name -> cost. Memory is that of live tensors, base included; latency is the larger of the ratios to the bare base at
