@@ -413,24 +413,28 @@ class SearchLog:
                 exact = known is not None and known.predicted_exactly and purpose != "confirm"
                 return float(max(peaks, default=known.predicted_bytes or math.inf if known and exact else math.inf))
             case "latency":
-                rungs = [rung for trial in self.of_configuration(hash, purpose) for rung in trial.rungs]
-                slowest = [max(rung.latency.values()) for rung in rungs if rung.latency]
-                return round(median(slowest), 2) if slowest else math.inf
+                ratios = self.latency(hash, purpose)
+                return round(max(ratios.values()), 2) if ratios else math.inf
         return 0 if known is None else known.adapter_params
 
     def latency(self, hash: str, purpose: str | None = None) -> dict[str, float] | None:
         """Rows in a batch -> time of a configuration's forward pass over the bare base's, or None where unknown.
 
-        Where it was measured anew with a fresh seed, that counts: the first measurement may be why it was chosen.
+        The median over its runs; where it was measured anew with fresh seeds, of these alone: the first measurement may
+        be why it was chosen.
 
         Args:
             hash: Of the configuration.
             purpose: Only what was measured in trials of this purpose counts; None for all.
         """
-        trials = self.of_configuration(hash, purpose)
-        runs = [trial for trial in trials if trial.purpose == "confirm"] + trials
-        found = next((rung.latency for run in runs for rung in run.rungs if rung.latency), None)
-        return None if found is None else dict(found)
+        measured = [
+            (trial.purpose, rung.latency)
+            for trial in self.of_configuration(hash, purpose)
+            for rung in trial.rungs
+            if rung.latency
+        ]
+        anew = [ratios for why, ratios in measured if why == "confirm"] or [ratios for _, ratios in measured]
+        return {rows: median(ratios[rows] for ratios in anew) for rows in anew[0]} if anew else None
 
     def of_configuration(self, hash: str, purpose: str | None = None) -> list[TrialLog]:
         """The trials of a configuration, in the order in which they started."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from autopeft.cost.memory import UNBUILDABLE
 from autopeft.errors import AutopeftError, NothingFeasible
 from autopeft.search.prepared import Prepared
 
-__all__ = ["Ahead"]
+__all__ = ["ahead"]
 
 
-class Ahead:
-    """Binds the spaces and predicts what memory ceilings are made of, one prediction at a time. Final.
+def ahead(prepared: Prepared, head: str) -> Iterator[None]:
+    """Bind the spaces and predict what memory ceilings are made of, one thing at each step.
 
     A worker that is free waits for what is asked on its behalf, and the first questions of a search are the dear ones:
     each new method costs a trace of the whole model. While all workers compute, the search has time for them. Nothing
@@ -21,32 +21,17 @@ class Ahead:
 
     Args:
         prepared: The search.
-        head: The head as far as it is known; until then the most likely one is prepared for.
+        head: The head on top.
     """
-
-    def __init__(self, prepared: Prepared, head: Callable[[], str | None]) -> None:
-        self._prepared = prepared
-        self._head = head
-        self._for: str | None = None
-        self._left: Iterator[None] = iter(())
-
-    def step(self) -> None:
-        """Do one thing more, if there is one left."""
-        head = self._head() or self._prepared.heads[0]
-        if head != self._for:
-            self._for, self._left = head, self._work(head)
-        next(self._left, None)
-
-    def _work(self, head: str) -> Iterator[None]:
-        prepared, methods = self._prepared, dict[str, None]()
-        for values in (prepared.baseline, prepared.space):
-            # Who searches says what is wrong with a space of which nothing fits.
-            with contextlib.suppress(NothingFeasible):
-                methods |= dict.fromkeys(prepared.bind(values, head).methods)
-            yield
-        gate = prepared.gate(head)
-        for prediction in () if gate is None else gate.ahead(list(methods)):
-            # Where one is asked about that cannot be built, asking says so.
-            with contextlib.suppress(*UNBUILDABLE, AutopeftError, AssertionError):
-                prediction()
-            yield
+    methods: dict[str, None] = {}
+    for values in (prepared.baseline, prepared.space):
+        # Who searches says what is wrong with a space of which nothing fits.
+        with contextlib.suppress(NothingFeasible):
+            methods |= dict.fromkeys(prepared.bind(values, head).methods)
+        yield
+    gate = prepared.gate(head)
+    for prediction in () if gate is None else gate.ahead(list(methods)):
+        # Where one is asked about that cannot be built, asking says so.
+        with contextlib.suppress(*UNBUILDABLE, AutopeftError, AssertionError):
+            prediction()
+        yield
