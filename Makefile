@@ -74,6 +74,7 @@ bench: $(INSTALLED) $(REVIEWS)/train.csv ## the measurements that the documents 
 	$(PY) benchmarks/frozen_prefix.py
 	$(PY) benchmarks/compiled.py
 	$(PY) benchmarks/latency_noise.py
+	$(PY) benchmarks/padding.py
 	$(PY) benchmarks/packs.py
 	$(PY) benchmarks/tasks.py $(if $(DATA),--data-root $(DATA))
 	$(PY) benchmarks/methods.py $(if $(DATA),--data-root $(DATA)) > docs/methods-measured.md.new

@@ -115,6 +115,7 @@ class Journal:
                 _empty(path)
                 return cls(path, lock, clock, started)
             except BaseException:
+                # Nobody would let go of the lock; whatever it was goes on.
                 os.close(lock)
                 raise
         except OSError as error:
@@ -147,6 +148,7 @@ class Journal:
             try:
                 return cls(path, lock, clock, started)
             except BaseException:
+                # Nobody would let go of the lock; whatever it was goes on.
                 os.close(lock)
                 raise
         except OSError as error:
@@ -192,6 +194,7 @@ class Journal:
                 self.records.append(record)
                 self._kept = (count + 1, size + len(line))
             except BaseException:
+                # A signal too: half of a line must not stay; whatever it was goes on.
                 self._undo()
                 raise
         except OSError as error:
