@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from autopeft.cost.memory import MemoryModel
+from autopeft.executors import Event
+from autopeft.executors.simulated import SimulatedExecutor, VirtualClock
 from autopeft.journal import Journal
 from autopeft.search.ahead import ahead
+from autopeft.search.controller import Controller
 from autopeft.search.division import Speed
 from autopeft.search.ledger import Ledger
 from autopeft.search.prepare import prepare
 from autopeft.search.prepared import Prepared
+from autopeft.search.state import State
 from autopeft.spec.parse import parse_search
+from autopeft.testing.worlds import SyntheticWorld, by_method
+
+run_module: Any = importlib.import_module("autopeft.search.run")
 
 SPEED = Speed(0.004, 0.001)
 
@@ -71,3 +81,54 @@ def test_without_a_limit_or_anything_that_fits_there_is_nothing_to_do(
     prepared = prepared_of(short_minilm, tiny_reviews, max_adapter_params=1)
     monkeypatch.setattr(Prepared, "gate", lambda prepared, head: None)
     assert len(list(ahead(prepared, "mean"))) == 2
+
+
+class Waiting(SimulatedExecutor):
+    """Nothing happens every other time that it is asked, as with workers that compute."""
+
+    quiet = False
+
+    def poll(self) -> Sequence[Event]:
+        self.quiet = not self.quiet
+        return [] if self.quiet else super().poll()
+
+
+@pytest.mark.parametrize(("executor", "used"), [("ray", True), ("inprocess", False)])
+def test_a_search_does_it_while_all_workers_of_other_processes_compute(
+    short_minilm: Path, tiny_reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, used: bool
+) -> None:
+    states: list[State] = []
+    seen: list[tuple[str, int, bool]] = []
+
+    def counted(prepared: Prepared, head: str) -> Iterator[None]:
+        while True:
+            (state,) = states
+            seen.append((head, len(state.running), state.divided))
+            yield
+
+    made = Controller.__init__
+
+    def kept(self: Controller, *given: Any, **options: Any) -> None:
+        made(self, *given, **options)
+        states.append(self.state)
+
+    monkeypatch.setattr(Controller, "__init__", kept)
+    monkeypatch.setattr(run_module, "ahead", counted)
+    # Simulated workers leave no adapter that could be saved.
+    monkeypatch.setattr(run_module._Session, "_finish", lambda *given: None)
+    workers = Waiting(2, SyntheticWorld(by_method({})), VirtualClock())
+    asked = {"model": str(short_minilm), "data": str(tiny_reviews)}
+    spec = parse_search(
+        {
+            "task": asked,
+            "budget": {"max_trials": 4},
+            "space": "lora",
+            "executor": executor,
+            "out": str(tmp_path / "run"),
+            "tracking_uri": "none",
+        }
+    )
+    starting: Any = SimpleNamespace(take=lambda: workers, drop=lambda: None)
+    run_module.run(spec, workers=starting)
+    assert bool(seen) is used
+    assert set(seen) <= {("mean", 2, True)}
