@@ -350,3 +350,22 @@ def test_minilm_is_predicted_within_one_per_cent(minilm: Path) -> None:
     predicted = predict_bytes(plan, configuration, modules, rows=16, length=32, dtype="bfloat16")
     real = _measured(carrier, configuration, modules, 32, torch.bfloat16)
     assert predicted == pytest.approx(real.bytes, rel=0.01)
+
+
+def test_ceilings_are_predicted_once_where_the_largest_batch_is_known(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    run = MemoryModel._run
+    monkeypatch.setattr(MemoryModel, "_run", lambda *given, **options: runs.append(1) or run(*given, **options))
+
+    def predicted(rows: int) -> int:
+        model = _bert_model(bert)
+        gate, before = MemoryGate(model, 10**12, rows=rows), len(runs)
+        for batch in (8, 16, 32):
+            assert gate.fits(_one(model.modules, "lora", rows=batch)).execution == PLAIN
+        return len(runs) - before
+
+    # Without any part, and with the method.
+    assert predicted(32) == 2
+    assert predicted(0) == 6

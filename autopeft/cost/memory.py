@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import torch
@@ -22,14 +21,14 @@ from autopeft.compose.pack import PackedModel
 from autopeft.cost.live import LiveBytes, Peak, measure
 from autopeft.cost.pack import packed_gradients
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
-from autopeft.errors import InputError, TrialFailure
+from autopeft.errors import InputError
 from autopeft.inspect import GroupedProducts
 from autopeft.methods import METHODS
 from autopeft.space.configuration import Configuration, Part, Training
 from autopeft.space.execution import PLAIN, Execution, executions
 from autopeft.space.modules import ModuleMap
 
-__all__ = ["UNBUILDABLE", "Fit", "MemoryGate", "MemoryModel", "predict_bytes", "predict_step"]
+__all__ = ["Fit", "MemoryGate", "MemoryModel", "predict_bytes", "predict_step"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -41,9 +40,6 @@ ESTIMATE = 1.5
 
 PEAKS_KEPT, REFERENCES_KEPT = 4096, 64
 """Predictions that are remembered, and how many of the first ones are never forgotten."""
-
-UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, TrialFailure)
-"""What building a configuration without weights can raise where the model does not suit it."""
 
 STATE_BYTES = 16
 """Per trainable parameter: weight, gradient and two moments of AdamW, all float32."""
@@ -386,25 +382,13 @@ class MemoryGate:
         model: Predicts.
         limit: Live tensor bytes, or None for no limit.
         rows: The largest batch that will be asked about, as far as it is known.
-
-    Attributes:
-        model: Predicts.
     """
 
     def __init__(self, model: MemoryModel, limit: int | None, *, rows: int = 0) -> None:
-        self.model = model
+        self._model = model
         self._limit = limit
         self._ratio = MARGIN
         self._rows = rows
-
-    def ahead(self, methods: Sequence[str]) -> list[Callable[[], object]]:
-        """What can be predicted before anything is asked: every call makes one run whose result is kept.
-
-        Args:
-            methods: Names of methods that will be asked about.
-        """
-        references = [partial(self._known, method) for method in methods if not METHODS[method].whole]
-        return [self._bare, *references]
 
     def fits(self, configuration: Configuration) -> Fit:
         """Whether it fits, the cheapest way to compute it that does, and the bytes that say so.
@@ -414,8 +398,8 @@ class MemoryGate:
         """
         if self._limit is None:
             return Fit(PLAIN)
-        params = configuration.adapter_params(self.model.modules)
-        floor = self._corrected(self.model.base_bytes() + STATE_BYTES * params)
+        params = configuration.adapter_params(self._model.modules)
+        floor = self._corrected(self._model.base_bytes() + STATE_BYTES * params)
         if floor > self._limit:
             return Fit(None, floor)
         ceiling = self._ceiling(configuration)
@@ -425,11 +409,11 @@ class MemoryGate:
 
     def least(self, configuration: Configuration) -> int:
         """The smallest limit that would do for it, computed in the leanest way."""
-        return self._exact(configuration, self.model.leanest(configuration))
+        return self._exact(configuration, self._model.leanest(configuration))
 
     def observe(self, configuration: Configuration, measured: int, execution: Execution = PLAIN) -> None:
         """Learns from a run that needed more than was predicted (on a device whose kernels keep more)."""
-        self._ratio = max(self._ratio, measured / self.model.predict(configuration, execution=execution).bytes)
+        self._ratio = max(self._ratio, measured / self._model.predict(configuration, execution=execution).bytes)
 
     def pack_fits(self, configurations: Sequence[Configuration]) -> bool:
         """Whether configurations fit when they are trained together, each in the plain way.
@@ -440,10 +424,10 @@ class MemoryGate:
             return True
         ceilings = [self._ceiling(configuration) for configuration in configurations]
         known = [ceiling for ceiling in ceilings if ceiling is not None]
-        base = self._corrected(self.model.base_bytes())
+        base = self._corrected(self._model.base_bytes())
         if len(known) == len(ceilings) and base + sum(PACK_CAUTION * (c - base) for c in known) <= self._limit:
             return True
-        peak = self.model.predict_pack(configurations)
+        peak = self._model.predict_pack(configurations)
         return peak is not None and self._corrected(peak.bytes) <= self._limit
 
     def _leaner(self, configuration: Configuration, limit: int) -> Fit:
@@ -451,7 +435,7 @@ class MemoryGate:
         plain = self._exact(configuration, PLAIN)
         if plain <= limit:
             return Fit(PLAIN, plain, exact=True)
-        leanest = self.model.leanest(configuration)
+        leanest = self._model.leanest(configuration)
         least = self._exact(configuration, leanest)
         if least > limit:
             return Fit(None, least, exact=True)
@@ -463,8 +447,8 @@ class MemoryGate:
         return Fit(leanest, least, exact=True)
 
     def _exact(self, configuration: Configuration, execution: Execution) -> int:
-        predicted = self.model.predict(configuration, execution=execution).bytes
-        return self._corrected(predicted + self.model.choosing_bytes(configuration))
+        predicted = self._model.predict(configuration, execution=execution).bytes
+        return self._corrected(predicted + self._model.choosing_bytes(configuration))
 
     def _corrected(self, count: int) -> int:
         return int(count * self._ratio)
@@ -476,24 +460,21 @@ class MemoryGate:
         # One set of references, at the largest batch seen and with dropout, bounds the smaller batches as well.
         self._rows = max(self._rows, configuration.training.batch_size)
         bare = self._bare()
-        references = [self._known(method) for method in configuration.methods]
-        choosing = self.model.choosing_bytes(configuration)
+        references = (self._model.predict(self._reference(method)).bytes for method in configuration.methods)
+        choosing = self._model.choosing_bytes(configuration)
         return self._corrected(bare + choosing + sum(max(0, reference - bare) for reference in references))
-
-    def _known(self, method: str) -> int:
-        return self.model.predict(self._reference(method)).bytes
 
     def _bare(self) -> int:
         # Only a head of ours can be trained without any part; what the others lack here is counted with every method.
-        if self.model.carrier().head in ("cls", "mean"):
-            return self.model.predict(Configuration((), self._training(()))).bytes
-        return self.model.base_bytes()
+        if self._model.carrier().head in ("cls", "mean"):
+            return self._model.predict(Configuration((), self._training(()))).bytes
+        return self._model.base_bytes()
 
     def _reference(self, method: str) -> Configuration:
         """One method on every site that it fits, at a size that no smaller part exceeds."""
         row = METHODS[method]
         sites: dict[str, list[Part]] = {}
-        for site in self.model.modules.sites:
+        for site in self._model.modules.sites:
             if row.fits(site):
                 legal = row.sizes(site) if row.size is not None else ()
                 size = next((value for value in legal if value >= REFERENCE_SIZE), legal[-1]) if legal else None

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autopeft.cost.memory import UNBUILDABLE, Fit
+from autopeft.cost.memory import Fit
+from autopeft.errors import TrialFailure
 from autopeft.journal import SearchLog, TrialLog
 from autopeft.search.ledger import Ledger
 from autopeft.search.scores import Scores
@@ -23,6 +24,9 @@ TRIES = 60
 """Proposals in a row that may be refused (duplicates, too much memory) before an arm counts as exhausted."""
 
 LEAN_DRAWS = 12
+UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, TrialFailure)
+"""What building a configuration without weights can raise where the model does not suit it."""
+
 Gate = Callable[[Configuration], Fit]
 """Whether and how a configuration fits into the memory limit."""
 Bytes = Callable[[Configuration, Execution | None], int]

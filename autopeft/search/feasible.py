@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from autopeft.cost.memory import UNBUILDABLE, MemoryGate, MemoryModel
+from autopeft.cost.memory import MemoryGate, MemoryModel
 from autopeft.errors import NothingFeasible
-from autopeft.search.arms import lean
+from autopeft.search.arms import UNBUILDABLE, lean
 from autopeft.search.prepared import Prepared
 from autopeft.space.bound import BoundSpace
 from autopeft.spec.amounts import format_bytes

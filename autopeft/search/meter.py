@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-KINDS = ("ask", "judge", "journal", "tracking", "display", "decide", "ahead")
+KINDS = ("ask", "judge", "journal", "tracking", "display", "decide")
 """``ask``: proposing, decoding, predicting memory; ``judge``: halving; ``journal``: writing and folding records;
 ``tracking``: handing records to MLflow, and the computing of the thread that sends them; ``display``: telling those who
-watch; ``decide``: all else that the controller does;
-``ahead``: what asking will need, computed while nobody asks."""
+watch; ``decide``: all else that the controller does."""
 
 
 class Meter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -109,14 +109,6 @@ class Prepared:
     def _maps(self) -> dict[str, ModuleMap]:
         return {}
 
-    @cached_property
-    def _bound(self) -> dict[tuple[str, str], BoundSpace]:
-        return {}
-
-    @cached_property
-    def _gates(self) -> dict[str, MemoryGate]:
-        return {}
-
     def modules(self, head: str) -> ModuleMap:
         """The module map of the base under a head, without its weights."""
         if head not in self._maps:
@@ -135,17 +127,11 @@ class Prepared:
         )
 
     def bind(self, values: SpaceValues, head: str) -> BoundSpace:
-        """A space on this model within the budget's limits; made once for each head.
+        """A space on this model within the budget's limits.
 
         Raises:
             NothingFeasible: Nothing of it fits.
         """
-        key = (values.fingerprint, head)
-        if key not in self._bound:
-            self._bound[key] = self._bind_within(values, head)
-        return self._bound[key]
-
-    def _bind_within(self, values: SpaceValues, head: str) -> BoundSpace:
         modules, budget = self.modules(head), self.spec.budget
         size, head_bytes = budget.max_adapter_size, 4 * self.head_params(head)
         try:
@@ -193,24 +179,6 @@ class Prepared:
             scratch=not self.gpu,
         )
 
-    def gate(self, head: str) -> MemoryGate | None:
-        """The memory limit under a head, made once; None without one."""
-        if self.memory_limit is None:
-            return None
-        if head not in self._gates:
-            self._gates[head] = MemoryGate(self.memory(head), self.memory_limit, rows=self._largest_batch(head))
-        return self._gates[head]
-
-    def _largest_batch(self, head: str) -> int:
-        """Rows of the largest batch of either space."""
-        rows = [0]
-        for values in (self.baseline, self.space):
-            with contextlib.suppress(NothingFeasible):
-                choices = self.bind(values, head).dimensions
-                batches = [each for each in choices if isinstance(each, Choice) and each.name == "batch"]
-                rows += [int(option) for each in batches for option in each.options]
-        return max(rows)
-
     def field(self, head: str, speed: Speed) -> Field:
         """Both arms on the model under a head.
 
@@ -218,8 +186,13 @@ class Prepared:
             NothingFeasible: Nothing of the user's space fits.
         """
         modules, limit = self.modules(head), self.memory_limit
-        gate = self.gate(head)
-        memory = self.memory(head) if gate is None else gate.model
+        memory = self.memory(head)
+        bounds: dict[ArmName, BoundSpace] = {}
+        # Where LoRA does not fit, the result says so by a null baseline.
+        with contextlib.suppress(NothingFeasible):
+            bounds["baseline"] = self.bind(self.baseline, head)
+        bounds["space"] = self.bind(self.space, head)
+        gate = None if limit is None else MemoryGate(memory, limit, rows=largest_batch(bounds.values()))
 
         def fits(configuration: Configuration) -> Fit:
             return Fit(PLAIN) if gate is None else gate.fits(configuration)
@@ -237,11 +210,8 @@ class Prepared:
             skip = name == "space" and not bound.is_plain_lora
             return Arm(name, bound, strategy, modules, fits, exact, memory_limit=limit, skip_plain_lora=skip)
 
-        arms: dict[ArmName, Arm] = {}
-        # Where LoRA does not fit, the result says so by a null baseline.
-        with contextlib.suppress(NothingFeasible):
-            arms["baseline"] = arm("baseline", self.bind(self.baseline, head), 1)
-        arms["space"] = arm("space", self.bind(self.space, head), 0)
+        salts: dict[ArmName, int] = {"baseline": 1, "space": 0}
+        arms = {name: arm(name, bound, salts[name]) for name, bound in bounds.items()}
         costs = StepCosts(modules)
         costs.observe(speed_configuration(modules, self.raw.kind), 1000, 1000 * speed.train)
         if gate is None:
@@ -395,3 +365,10 @@ def model_label(model: str) -> str:
     """A short name for a model: the last part of its id or folder that says something."""
     parts = [part for part in Path(model).parts if part not in ("/", "model", "models", "snapshots")]
     return parts[-1] if parts else model
+
+
+def largest_batch(spaces: Iterable[BoundSpace]) -> int:
+    """Rows of the largest batch of these spaces; 0 where none varies it."""
+    dimensions = (each for space in spaces for each in space.dimensions)
+    batches = [each.options for each in dimensions if isinstance(each, Choice) and each.name == "batch"]
+    return max((int(option) for options in batches for option in options), default=0)

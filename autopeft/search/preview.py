@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.compose.identity import config_alone
-from autopeft.cost.memory import UNBUILDABLE, MemoryModel
+from autopeft.cost.memory import MemoryModel
 from autopeft.cost.size import adapter_bytes
 from autopeft.errors import InputError, NothingFeasible
 from autopeft.evidence import COUNTED, detectable
 from autopeft.executors.base import cores
-from autopeft.search.arms import lean
+from autopeft.search.arms import UNBUILDABLE, lean
 from autopeft.search.beside import beside
 from autopeft.search.division import Division, divide
 from autopeft.search.feasible import check_memory

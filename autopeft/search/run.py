@@ -20,7 +20,6 @@ from autopeft import __version__
 from autopeft.errors import AutopeftError, InputError, NothingFeasible
 from autopeft.executors import Executor, Starting
 from autopeft.journal import Journal, Record, check_folder
-from autopeft.search.ahead import ahead
 from autopeft.search.controller import Controller
 from autopeft.search.division import FINISH_SECONDS
 from autopeft.search.eval_sets import declare
@@ -229,20 +228,9 @@ class _Session:
             pack="off" if spec.executor == "tune" else spec.pack,
             eval_rows={name: given.split.rows for name, given in prepared.eval_sets.items()},
         )
-        work: Iterator[None] | None = None
-
-        def tick() -> None:
-            nonlocal work
-            self._tell(None)
-            state = None if self._controller is None else self._controller.state
-            # Not while it would be timed: in this process, or before the speed is known.
-            if state is None or not state.all_busy or not state.divided or spec.executor == "inprocess":
-                return
-            work = ahead(prepared, state.head) if work is None else work
-            with self._ledger.meter.of("ahead"):
-                next(work, None)
-
-        self._controller = Controller(self._ledger, rules, prepared.field, slots=executor.slots, on_tick=tick)
+        self._controller = Controller(
+            self._ledger, rules, prepared.field, slots=executor.slots, on_tick=lambda: self._tell(None)
+        )
         executor.run(self._controller, prepared.setup(self._folder))
         if again and self._controller.phase == "done":
             note_nothing_new(self._ledger, before)

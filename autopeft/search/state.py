@@ -318,11 +318,6 @@ class State:
             limits.append((self.rules.budget.max_compute - self.busy()) / self.slots)
         return max(least, min(limits))
 
-    @property
-    def all_busy(self) -> bool:
-        """Whether no worker waits."""
-        return len(self.running) >= self.slots
-
     def training(self) -> set[str]:
         """Trials that run right now, or wait for a slot; not to be changed."""
         return self._training | {job.trial for job in self.put_by} if self.put_by else self._training
