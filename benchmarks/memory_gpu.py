@@ -1,0 +1,288 @@
+"""How exact is the predicted memory of training on a GPU?
+
+What a limit is about there is what PyTorch reserves on the device: its allocator takes memory in segments and keeps
+them. Random mixes of methods on models of three sizes, whose weights are random, are trained on the GPU twice from an
+empty cache: steps at the longest batch, and steps of changing lengths as a trial has them.
+
+    python benchmarks/memory_gpu.py measure [--configurations 60] [--model minilm] ... [--out FILE]
+    python benchmarks/memory_gpu.py show
+
+``measure`` adds a line per configuration to ``results/memory_gpu.jsonl`` and goes on where it was stopped. It measures
+with the allocator's settings of its environment (``PYTORCH_ALLOC_CONF``) and writes down which these were. ``show``
+needs no GPU: it predicts each configuration from the model's config alone and prints a table of the errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import random
+import statistics
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from memory_prediction import ATTENTIONS, PRECISIONS, random_configuration
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig, PretrainedConfig
+
+from autopeft.compose.adapt import AdaptedModel, adapt
+from autopeft.compose.base import Carrier, SharedBase, attach, load_base, meta_carrier
+from autopeft.compose.host import spare_casts
+from autopeft.cost.live import measure
+from autopeft.cost.memory import MemoryModel
+from autopeft.cost.step import StepTensors, build_optimizer, micro_batches, train_step
+from autopeft.data.encoded import Batch
+from autopeft.inspect import module_map
+from autopeft.space.configuration import Configuration
+from autopeft.space.execution import PLAIN, Execution, executions
+
+RESULTS = Path(__file__).parent / "results" / "memory_gpu.jsonl"
+CLASSES = {"kind": "sequence_classification", "head": "mean", "labels": 150}
+CAUSAL = {"kind": "causal_lm", "head": "lm", "labels": 0}
+
+
+def minilm() -> PretrainedConfig:
+    """The shape of MiniLM-L6: 22 million parameters."""
+    return BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+
+
+def llama(hidden: int, blocks: int, heads: int, keys: int, inner: int, words: int) -> PretrainedConfig:
+    """A Llama whose embeddings are tied."""
+    return LlamaConfig(
+        vocab_size=words, hidden_size=hidden, num_hidden_layers=blocks, num_attention_heads=heads,
+        num_key_value_heads=keys, intermediate_size=inner, tie_word_embeddings=True, max_position_embeddings=2048,
+    )  # fmt: skip
+
+
+MODELS: dict[str, tuple[PretrainedConfig, dict[str, Any], tuple[tuple[int, int], ...]]] = {
+    "minilm": (minilm(), CLASSES, ((32, 64), (16, 256), (64, 128))),
+    "smollm2": (llama(576, 30, 9, 3, 1536, 49152), CAUSAL, ((8, 128), (4, 512), (16, 256))),
+    "llama-1b": (llama(2048, 16, 32, 8, 8192, 128256), CAUSAL, ((4, 128), (2, 512), (8, 256))),
+}
+
+
+class Scratch(TorchDispatchMode):
+    """What operations take for themselves, beyond what they are given and return: operation -> most bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, tuple[int, str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        result = func(*args, **(kwargs or {}))
+        inner = torch.cuda.max_memory_allocated() - max(before, torch.cuda.memory_allocated())
+        if inner > self.found.get(str(func), (0, ""))[0]:
+            shapes = [f"{tuple(a.shape)}{a.dtype}" for a in args if isinstance(a, torch.Tensor)]
+            self.found[str(func)] = inner, " ".join(shapes)
+        return result
+
+
+def setting(name: str, number: int) -> tuple[tuple[int, int], Any, Any]:
+    """Batch, attention and dtype of a configuration, by its number."""
+    ways = list(itertools.product(MODELS[name][2], ATTENTIONS, PRECISIONS))
+    return ways[number % len(ways)]
+
+
+def base_of(name: str, dtype: str, folder: Path) -> SharedBase:
+    """The model with random weights."""
+    config, task, _ = MODELS[name]
+    if not (folder / name).exists():
+        torch.manual_seed(0)
+        make = AutoModelForCausalLM if task["kind"] == "causal_lm" else AutoModel
+        make.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / name)
+    return load_base(str(folder / name), kind=task["kind"], dtype=dtype)
+
+
+@cache
+def memory_model(name: str, attention: Any, dtype: Any, length: int) -> MemoryModel:
+    """What predicts."""
+    config, task, _ = MODELS[name]
+    carrier = meta_carrier(config.to_dict(), **task, attention=attention)
+    model = MemoryModel(
+        lambda: meta_carrier(config.to_dict(), **task, attention=attention), module_map(carrier.model), length=length, dtype=dtype,
+        scratch=False,
+    )  # fmt: skip
+    model.carrier()
+    return model
+
+
+def batch(carrier: Carrier, rows: int, length: int, rng: np.random.Generator) -> Batch:
+    """Random rows, one of them padded."""
+    ids = rng.integers(1000, 20000, (rows, length))
+    mask = np.ones_like(ids)
+    mask[0, length // 2 :] = 0
+    if carrier.kind == "causal_lm":
+        return Batch(np.arange(rows), ids, mask, None, np.where(np.arange(length) > 0, ids, -100))
+    return Batch(np.arange(rows), ids, mask, np.zeros_like(ids), np.arange(rows) % carrier.labels)
+
+
+class Trial:
+    """A configuration that trains on the GPU."""
+
+    def __init__(self, carrier: Carrier, configuration: Configuration, dtype: str, way: Execution) -> None:
+        self.carrier, self.configuration, self.way = carrier, configuration, way
+        self.model: AdaptedModel = adapt(carrier, configuration, module_map(carrier.model), seed=0)
+        if way.checkpointing:
+            self.model.checkpoint_blocks()
+        self.model.train()
+        if dtype == "bfloat16":
+            spare_casts(self.model)
+        self.optimizer = build_optimizer(self.model.groups(), configuration.training)
+        self.autocast = torch.bfloat16 if dtype == "bfloat16" else None
+        self.rng = np.random.default_rng(0)
+
+    def pieces(self, length: int) -> list[StepTensors]:
+        """A batch of a length, on the device."""
+        rows = self.configuration.training.batch_size
+        made = micro_batches(batch(self.carrier, rows, length, self.rng), self.carrier.kind, self.way.rows(rows))
+        return [piece.to(torch.device("cuda")) for piece in made]
+
+    def step(self, pieces: list[StepTensors]) -> None:
+        """One step of training."""
+        train_step(self.model, pieces, self.optimizer, self.carrier.kind, self.autocast)
+
+
+def empty() -> int:
+    """Give back what the allocator keeps; bytes that are still allocated."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def taken() -> dict[str, int]:
+    """The highest points since the cache was emptied."""
+    torch.cuda.synchronize()
+    return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+
+
+def measured(
+    carrier: Carrier, configuration: Configuration, length: int, dtype: str, way: Execution, *, traced: bool
+) -> dict[str, Any]:
+    """What one configuration takes."""
+    before = empty()
+    line: dict[str, Any] = {"before": before, "reserved_before": torch.cuda.memory_reserved()}
+    if traced:
+        torch.cuda.memory._record_memory_history(context=None, max_entries=200_000)
+    trial = Trial(carrier, configuration, dtype, way)
+    for _ in range(3):
+        trial.step(trial.pieces(length))
+    line["longest"] = taken()
+    if traced:
+        events = torch.cuda.memory._snapshot()["device_traces"][0]
+        torch.cuda.memory._record_memory_history(enabled=None)
+        line["events"] = [(event["action"], event["addr"], event["size"]) for event in events]
+    pieces = trial.pieces(length)
+    held = [*trial.model.parameters(), *trial.model.buffers(), *(t for piece in pieces for t in piece.all())]
+    line["live"] = measure(lambda counter: trial.step(pieces), held, scratch=False).bytes
+    with Scratch() as scratch:
+        trial.step(pieces)
+    line["scratch"] = dict(sorted(scratch.found.items(), key=lambda item: -item[1][0])[:8])
+    del trial, pieces, held
+    line["left"] = empty() - before
+    trial = Trial(carrier, configuration, dtype, way)
+    rng = random.Random(0)
+    for index in range(24):
+        trial.step(trial.pieces(length if index == 12 else 8 * rng.randint(1, length // 8)))
+    line["changing"] = taken()
+    del trial
+    return line
+
+
+def run(name: str, configurations: int, out: Path, traces: int) -> None:
+    """Measure what is not known yet."""
+    settings = os.environ.get("PYTORCH_ALLOC_CONF", "")
+    have = {(line["model"], line["number"], line["settings"]) for line in known(out)}
+    wanted = [number for number in range(configurations) if (name, number, settings) not in have]
+    with tempfile.TemporaryDirectory() as folder:
+        bases: dict[str, SharedBase] = {}
+        for dtype in PRECISIONS:
+            for number in track([n for n in wanted if setting(name, n)[2] == dtype], f"{name} {dtype}"):
+                (rows, length), attention, _ = setting(name, number)
+                if dtype not in bases:
+                    bases = {dtype: base_of(name, dtype, Path(folder))}
+                task = {"head": MODELS[name][1]["head"], "labels": MODELS[name][1]["labels"], "attention": attention}
+                carrier = attach(bases[dtype], **task)
+                carrier.model.to("cuda")
+                rng = random.Random(f"{name} {number}")
+                configuration = random_configuration(module_map(carrier.model), rng, rows)
+                model = memory_model(name, attention, dtype, length)
+                ways = [*executions(rows, checkpoints=model.checkpoints(configuration))]
+                way = PLAIN if rng.random() < 0.6 else rng.choice(ways[1:])
+                line = {
+                    "model": name, "number": number, "settings": settings, "attention": attention, "dtype": dtype,
+                    "batch": [rows, length], "configuration": configuration.to_dict(), **way.to_dict(),
+                }  # fmt: skip
+                try:
+                    line |= measured(carrier, configuration, length, dtype, way, traced=number < traces)
+                except torch.OutOfMemoryError as error:
+                    line["failed"] = str(error).splitlines()[0]
+                except Exception as error:
+                    line["failed"] = f"{type(error).__name__}: {error}"
+                    print(name, number, configuration.methods, line["failed"])
+                del carrier
+                with out.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+
+
+def known(out: Path = RESULTS) -> list[dict[str, Any]]:
+    """The lines that are there."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def predicted(line: dict[str, Any]) -> int:
+    """What is predicted of a configuration."""
+    model = memory_model(line["model"], line["attention"], line["dtype"], line["batch"][1])
+    way = Execution(line["micro_batch"], line["checkpointing"])
+    return model.predict(Configuration.from_dict(line["configuration"]), execution=way).bytes
+
+
+def show(lines: Iterable[dict[str, Any]]) -> None:
+    """Errors by model and dtype."""
+    groups: dict[tuple[str, str, str], list[tuple[float, ...]]] = {}
+    for line in track([line for line in lines if "failed" not in line], "predicting"):
+        count = predicted(line)
+        ratios = (count / line["live"], count / line["longest"]["reserved"], count / line["changing"]["reserved"])
+        groups.setdefault((line["settings"] or "default", line["model"], line["dtype"]), []).append(ratios)
+    table = Table("allocator", "model", "base", "configurations", "live", "longest batch", "changing lengths")
+    for key, rows in sorted(groups.items()):
+        cells = []
+        for column in zip(*rows, strict=True):
+            errors = sorted(abs(ratio - 1) for ratio in column)
+            cells.append(f"{statistics.median(errors):.1%}, {errors[int(0.95 * len(errors))]:.1%}")
+        table.add_row(*key, str(len(rows)), *cells)
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Measure or show."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("verb", choices=("measure", "show"))
+    parser.add_argument("--configurations", type=int, default=60, help="of each model")
+    parser.add_argument("--model", action="append", choices=list(MODELS))
+    parser.add_argument("--traces", type=int, default=0, help="keep the allocator's events of the first so many")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    if asked.verb == "measure":
+        for name in asked.model or list(MODELS):
+            run(name, asked.configurations, asked.out, asked.traces)
+    else:
+        show(known(asked.out))
+
+
+if __name__ == "__main__":
+    main()
