@@ -22,7 +22,7 @@ import os
 import random
 import statistics
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,10 @@ from memory_prediction import ATTENTIONS, PRECISIONS, random_configuration
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig, PretrainedConfig
 
 from autopeft.compose.adapt import AdaptedModel, adapt
-from autopeft.compose.base import Carrier, SharedBase, attach, load_base, meta_carrier
+from autopeft.compose.base import Carrier, DType, SharedBase, attach, load_base, meta_carrier
 from autopeft.compose.host import spare_casts
 from autopeft.cost.live import measure
 from autopeft.cost.memory import MemoryModel
@@ -72,31 +71,13 @@ MODELS: dict[str, tuple[PretrainedConfig, dict[str, Any], tuple[tuple[int, int],
 }
 
 
-class Scratch(TorchDispatchMode):
-    """What operations take for themselves, beyond what they are given and return: operation -> most bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, tuple[int, str]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        result = func(*args, **(kwargs or {}))
-        inner = torch.cuda.max_memory_allocated() - max(before, torch.cuda.memory_allocated())
-        if inner > self.found.get(str(func), (0, ""))[0]:
-            shapes = [f"{tuple(a.shape)}{a.dtype}" for a in args if isinstance(a, torch.Tensor)]
-            self.found[str(func)] = inner, " ".join(shapes)
-        return result
-
-
 def setting(name: str, number: int) -> tuple[tuple[int, int], Any, Any]:
     """Batch, attention and dtype of a configuration, by its number."""
     ways = list(itertools.product(MODELS[name][2], ATTENTIONS, PRECISIONS))
     return ways[number % len(ways)]
 
 
-def base_of(name: str, dtype: str, folder: Path) -> SharedBase:
+def base_of(name: str, dtype: DType, folder: Path) -> SharedBase:
     """The model with random weights."""
     config, task, _ = MODELS[name]
     if not (folder / name).exists():
@@ -110,11 +91,11 @@ def base_of(name: str, dtype: str, folder: Path) -> SharedBase:
 def memory_model(name: str, attention: Any, dtype: Any, length: int) -> MemoryModel:
     """What predicts."""
     config, task, _ = MODELS[name]
-    carrier = meta_carrier(config.to_dict(), **task, attention=attention)
-    model = MemoryModel(
-        lambda: meta_carrier(config.to_dict(), **task, attention=attention), module_map(carrier.model), length=length, dtype=dtype,
-        scratch=False,
-    )  # fmt: skip
+
+    def plan() -> Carrier:
+        return meta_carrier(config.to_dict(), **task, attention=attention)
+
+    model = MemoryModel(plan, module_map(plan().model), length=length, dtype=dtype, gpu=True)
     model.carrier()
     return model
 
@@ -161,7 +142,7 @@ def empty() -> int:
     torch.cuda.empty_cache()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
+    return int(torch.cuda.memory_allocated())
 
 
 def taken() -> dict[str, int]:
@@ -170,47 +151,41 @@ def taken() -> dict[str, int]:
     return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
 
 
-def measured(
-    carrier: Carrier, configuration: Configuration, length: int, dtype: str, way: Execution, *, traced: bool
-) -> dict[str, Any]:
+def live(trial: Trial, length: int) -> int:
+    """Bytes of live tensors at the highest point of a step."""
+    pieces = trial.pieces(length)
+    held = [*trial.model.parameters(), *trial.model.buffers(), *(tensor for piece in pieces for tensor in piece.all())]
+    return measure(lambda counter: trial.step(pieces), held, scratch=False).bytes
+
+
+def measured(carrier: Carrier, configuration: Configuration, length: int, dtype: str, way: Execution) -> dict[str, Any]:
     """What one configuration takes."""
     before = empty()
     line: dict[str, Any] = {"before": before, "reserved_before": torch.cuda.memory_reserved()}
-    if traced:
-        torch.cuda.memory._record_memory_history(context=None, max_entries=200_000)
     trial = Trial(carrier, configuration, dtype, way)
     for _ in range(3):
         trial.step(trial.pieces(length))
     line["longest"] = taken()
-    if traced:
-        events = torch.cuda.memory._snapshot()["device_traces"][0]
-        torch.cuda.memory._record_memory_history(enabled=None)
-        line["events"] = [(event["action"], event["addr"], event["size"]) for event in events]
-    pieces = trial.pieces(length)
-    held = [*trial.model.parameters(), *trial.model.buffers(), *(t for piece in pieces for t in piece.all())]
-    line["live"] = measure(lambda counter: trial.step(pieces), held, scratch=False).bytes
-    with Scratch() as scratch:
-        trial.step(pieces)
-    line["scratch"] = dict(sorted(scratch.found.items(), key=lambda item: -item[1][0])[:8])
-    del trial, pieces, held
+    line["live"] = live(trial, length)
+    del trial
     line["left"] = empty() - before
     trial = Trial(carrier, configuration, dtype, way)
     rng = random.Random(0)
-    for index in range(24):
-        trial.step(trial.pieces(length if index == 12 else 8 * rng.randint(1, length // 8)))
+    for index in range(12):
+        trial.step(trial.pieces(length if index == 6 else 8 * rng.randint(1, length // 8)))
     line["changing"] = taken()
     del trial
     return line
 
 
-def run(name: str, configurations: int, out: Path, traces: int) -> None:
+def run(name: str, dtypes: Sequence[DType], configurations: int, out: Path) -> None:
     """Measure what is not known yet."""
     settings = os.environ.get("PYTORCH_ALLOC_CONF", "")
     have = {(line["model"], line["number"], line["settings"]) for line in known(out)}
     wanted = [number for number in range(configurations) if (name, number, settings) not in have]
     with tempfile.TemporaryDirectory() as folder:
         bases: dict[str, SharedBase] = {}
-        for dtype in PRECISIONS:
+        for dtype in dtypes:
             for number in track([n for n in wanted if setting(name, n)[2] == dtype], f"{name} {dtype}"):
                 (rows, length), attention, _ = setting(name, number)
                 if dtype not in bases:
@@ -228,12 +203,9 @@ def run(name: str, configurations: int, out: Path, traces: int) -> None:
                     "batch": [rows, length], "configuration": configuration.to_dict(), **way.to_dict(),
                 }  # fmt: skip
                 try:
-                    line |= measured(carrier, configuration, length, dtype, way, traced=number < traces)
+                    line |= measured(carrier, configuration, length, dtype, way)
                 except torch.OutOfMemoryError as error:
                     line["failed"] = str(error).splitlines()[0]
-                except Exception as error:
-                    line["failed"] = f"{type(error).__name__}: {error}"
-                    print(name, number, configuration.methods, line["failed"])
                 del carrier
                 with out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
@@ -274,12 +246,12 @@ def main() -> None:
     parser.add_argument("verb", choices=("measure", "show"))
     parser.add_argument("--configurations", type=int, default=60, help="of each model")
     parser.add_argument("--model", action="append", choices=list(MODELS))
-    parser.add_argument("--traces", type=int, default=0, help="keep the allocator's events of the first so many")
+    parser.add_argument("--dtype", action="append", choices=PRECISIONS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     if asked.verb == "measure":
         for name in asked.model or list(MODELS):
-            run(name, asked.configurations, asked.out, asked.traces)
+            run(name, asked.dtype or PRECISIONS, asked.configurations, asked.out)
     else:
         show(known(asked.out))
 

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from autopeft.compose.base import Carrier, meta_carrier
 from autopeft.cost.live import measure
 from autopeft.cost.memory import MemoryModel
+from autopeft.cost.reserved import reserved_bytes
 from autopeft.space.configuration import Configuration
 
 Step = Callable[[torch.Tensor, torch.Tensor], object]
@@ -73,15 +74,16 @@ def test_a_plan_for_a_gpu_has_no_copies_of_processors(bert: Carrier, folders: di
     whole = alone(bert.modules, "hra")
     some = Configuration.of({name: parts for name, parts in whole.sites if ".2." in name}, whole.training)
 
-    def predicted(scratch: bool, dtype: str) -> int:
+    def predicted(gpu: bool, dtype: str) -> int:
         model = MemoryModel(
             lambda: meta_carrier(folders["bert"], **task, labels=3),
             bert.modules,
             length=16,
             dtype=dtype,
-            scratch=scratch,
+            gpu=gpu,
         )
         return model.predict(some).bytes
 
-    assert predicted(True, "bfloat16") > predicted(False, "bfloat16")
-    assert predicted(True, "float32") == predicted(False, "float32")
+    live = predicted(False, "float32")
+    assert predicted(True, "float32") == reserved_bytes(live) > live
+    assert predicted(True, "bfloat16") < reserved_bytes(predicted(False, "bfloat16"))

@@ -7,7 +7,7 @@ the very code that training runs, is executed on them while `LiveBytes` counts s
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -20,6 +20,7 @@ from autopeft.compose.host import spare_casts
 from autopeft.compose.pack import PackedModel
 from autopeft.cost.live import LiveBytes, Peak, measure
 from autopeft.cost.pack import packed_gradients
+from autopeft.cost.reserved import reserved_bytes
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
 from autopeft.errors import InputError
 from autopeft.inspect import GroupedProducts
@@ -83,7 +84,8 @@ class MemoryModel:
         dtype: ``float32`` or ``bfloat16``: of the base model; bfloat16 also turns autocast on.
         answers: For ``causal_lm``: share of the positions that are answers, in (0, 1].
         longest_answer: For ``causal_lm``: most answer tokens of a row, which bounds pieces of few rows; None for all.
-        scratch: Whether it is a processor that trains, whose kernels copy operands (`autopeft.cost.scratch`).
+        gpu: Whether a GPU trains: bytes are then what PyTorch reserves there (`autopeft.cost.reserved`); else live
+            bytes, with the copies that processors' kernels make (`autopeft.cost.scratch`).
 
     Raises:
         InputError: The dtype is neither.
@@ -98,7 +100,7 @@ class MemoryModel:
         dtype: str,
         answers: float = 1.0,
         longest_answer: int | None = None,
-        scratch: bool = True,
+        gpu: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise InputError.one("dtype", dtype, "must be float32 or bfloat16", "Use one of them.")
@@ -108,7 +110,7 @@ class MemoryModel:
         self._dtype = DTYPES[dtype]
         self._answers = answers
         self._longest_answer = length - 1 if longest_answer is None else longest_answer
-        self._scratch = scratch
+        self._gpu = gpu
         self._carrier: Carrier | None = None
         self._known: dict[Hashable, Peak] = {}
 
@@ -131,11 +133,16 @@ class MemoryModel:
         rows = rows or configuration.training.batch_size
         key = (rows, execution, memory_shape(configuration))
         if key not in self._known:
-            self._known[key] = self._run(configuration, rows, execution)
+            peak = self._run(configuration, rows, execution)
+            self._known[key] = replace(peak, bytes=self.needed(peak.bytes))
             if len(self._known) > PEAKS_KEPT:
                 # The oldest but for the references of the ceilings, which came first of all.
                 del self._known[next(islice(self._known, REFERENCES_KEPT, None))]
         return self._known[key]
+
+    def needed(self, live: int) -> int:
+        """What so many live bytes take on the device."""
+        return reserved_bytes(live) if self._gpu else live
 
     def leanest(self, configuration: Configuration) -> Execution:
         """The way to compute its batches that takes the least memory, by construction."""
@@ -203,7 +210,7 @@ class MemoryModel:
             autocast_dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else None,
             token_types=getattr(carrier.model.config, "type_vocab_size", 0) > 1,
             answers=max(1, round(share if at_once == rows else min(share, at_once * self._longest_answer))),
-            scratch=self._scratch,
+            scratch=not self._gpu,
         )
 
     def predict_pack(self, configurations: Sequence[Configuration]) -> Peak | None:
@@ -245,7 +252,9 @@ class MemoryModel:
             states = [state for optimizer in optimizers for state in optimizer.state.values()]
             moments = [value for state in states for value in state.values() if torch.is_tensor(value)]
             inputs = [tensor for batch in batches for tensor in batch.all()]
-            return measure(step, [*everything.parameters(), *everything.buffers(), *moments, *inputs])
+            held = [*everything.parameters(), *everything.buffers(), *moments, *inputs]
+            peak = measure(step, held, scratch=not self._gpu)
+        return replace(peak, bytes=self.needed(peak.bytes))
 
     def _estimate(self, configuration: Configuration, rows: int, execution: Execution) -> Peak:
         """For methods whose step needs values: half as much again as DoRA needs, on every linear module."""
@@ -399,7 +408,7 @@ class MemoryGate:
         if self._limit is None:
             return Fit(PLAIN)
         params = configuration.adapter_params(self._model.modules)
-        floor = self._corrected(self._model.base_bytes() + STATE_BYTES * params)
+        floor = self._corrected(self._model.needed(self._model.base_bytes() + STATE_BYTES * params))
         if floor > self._limit:
             return Fit(None, floor)
         ceiling = self._ceiling(configuration)
@@ -424,7 +433,7 @@ class MemoryGate:
             return True
         ceilings = [self._ceiling(configuration) for configuration in configurations]
         known = [ceiling for ceiling in ceilings if ceiling is not None]
-        base = self._corrected(self._model.base_bytes())
+        base = self._corrected(self._model.needed(self._model.base_bytes()))
         if len(known) == len(ceilings) and base + sum(PACK_CAUTION * (c - base) for c in known) <= self._limit:
             return True
         peak = self._model.predict_pack(configurations)
@@ -468,7 +477,7 @@ class MemoryGate:
         # Only a head of ours can be trained without any part; what the others lack here is counted with every method.
         if self._model.carrier().head in ("cls", "mean"):
             return self._model.predict(Configuration((), self._training(()))).bytes
-        return self._model.base_bytes()
+        return self._model.needed(self._model.base_bytes())
 
     def _reference(self, method: str) -> Configuration:
         """One method on every site that it fits, at a size that no smaller part exceeds."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from autopeft.cost.reserved import allocator_settings
 from autopeft.executors.folder import SharedFolder
 from autopeft.executors.room import Share
 from autopeft.executors.seats import Hello
@@ -80,6 +81,8 @@ def start_worker(share: Share, *, own: bool) -> Any:
         "MKL_NUM_THREADS": str(share.threads),
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if share.gpus:
+        environment |= allocator_settings()
     needs = {} if own and not share.gpus else {"runtime_env": {"env_vars": environment}}
     remote = ray.remote(Worker).options(
         num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=2, max_restarts=0, **needs

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from autopeft.spec import SearchSpec
+
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 USABLE = 0.85
@@ -15,6 +19,8 @@ LEAST_BYTES = 256 << 20
 """What a trial may always have beside the base: the figures above are cautious."""
 PROCESS_BYTES = 600 << 20
 """What a worker takes before it has computed anything: the interpreter and the libraries."""
+CONTEXT_BYTES = 600 << 20
+"""What a process takes on a GPU beside PyTorch's reserve: the driver's context and the kernels that were loaded."""
 
 
 def free_bytes() -> int | None:
@@ -36,6 +42,22 @@ def live_bytes_per_worker(workers: int, shared: int = 0) -> int | None:
         return None
     own = ((USABLE * free - shared) / workers - PROCESS_BYTES) / ALLOCATED
     return shared + max(LEAST_BYTES, int(own))
+
+
+def gpu_share(spec: SearchSpec) -> float:
+    """Share of a GPU that each worker of a search has to itself."""
+    return min(1.0, spec.gpus_per_trial or 1.0)
+
+
+def gpu_bytes(share: float) -> int | None:
+    """What PyTorch may reserve for a worker on this machine's first GPU; None where there is none.
+
+    Args:
+        share: Of the GPU, for one worker.
+    """
+    if not torch.cuda.is_available():
+        return None
+    return int(share * torch.cuda.get_device_properties(0).total_memory) - CONTEXT_BYTES
 
 
 def _available() -> int | None:

@@ -30,7 +30,7 @@ from autopeft.executors import device_there
 from autopeft.executors.base import cores
 from autopeft.search.computing import Choosing, check_kept
 from autopeft.search.incumbent import check_incumbent
-from autopeft.search.machine import live_bytes_per_worker
+from autopeft.search.machine import gpu_bytes, gpu_share, live_bytes_per_worker
 from autopeft.search.prepared import BASELINE_SPACE, Prepared
 from autopeft.space import resolve
 from autopeft.space.values import SpaceValues
@@ -140,12 +140,13 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
             base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=computing.precision)
     at["way to compute chosen"] = time.monotonic()
     memory_limit = spec.budget.max_memory
-    if memory_limit is None and not gpu and spec.ray_address is None:
+    if memory_limit is None and spec.ray_address is None:
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
-        memory_limit = live_bytes_per_worker(workers, base.nbytes)
+        memory_limit = gpu_bytes(gpu_share(spec)) if gpu else live_bytes_per_worker(workers, base.nbytes)
         if memory_limit is not None:
             share = f"{memory_limit / 2**30:.1f} GiB"
-            told = [*told, f"a trial may take {share} of the memory that is free here; --max-memory sets it"]
+            where = "of the memory of a GPU" if gpu else "of the memory that is free here"
+            told = [*told, f"a trial may take {share} {where}; --max-memory sets it"]
     return found.with_model(
         data=data.padded_to(computing.padding),
         text=plan_of(raw, data, tokenizer),

@@ -26,6 +26,7 @@ from autopeft.inspect import module_map
 from autopeft.search.arms import Arm
 from autopeft.search.division import FINALIST_SEEDS, SEEDS, Speed
 from autopeft.search.incumbent import weights_of
+from autopeft.search.machine import gpu_share
 from autopeft.search.state import Field
 from autopeft.space import bind
 from autopeft.space.bound import BoundSpace
@@ -69,8 +70,8 @@ class Prepared:
         precision: Dtype of the frozen base.
         attention: Attention implementation of the base.
         computing: How these two were chosen, and the rest of how numbers are computed.
-        memory_limit: Live bytes that a trial may take: the budget's limit, or each worker's share of what is free on
-            this machine; None where neither is known.
+        memory_limit: Bytes that a trial may take, live ones on processors and reserved ones on GPUs: the limit of the
+            budget, or each worker's share of this machine or its GPU; None where neither is known.
         notes: What was inferred and decided, as sentences.
         eval_sets: Further rows that are scored in the end and decide nothing.
         at: What was done -> `time.monotonic()` by then.
@@ -176,7 +177,7 @@ class Prepared:
             dtype=self.precision,
             answers=answer_share(train, length) if head == "lm" else 1.0,
             longest_answer=longest_answer(train),
-            scratch=not self.gpu,
+            gpu=self.gpu,
         )
 
     def field(self, head: str, speed: Speed) -> Field:
@@ -262,6 +263,8 @@ class Prepared:
             gpu=self.gpu,
             packs=self._packs(),
             limited_memory=budget.max_memory is not None,
+            memory_limit=self.memory_limit,
+            gpu_share=gpu_share(self.spec),
             memory_of_all=budget.max_memory is not None or self.spec.cost == "memory",
             probe_seconds=60.0 if budget.max_time is None else min(60.0, PROBE_SHARE * budget.max_time),
             # Merged weights cost nothing when they are used.

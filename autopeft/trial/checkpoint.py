@@ -80,9 +80,8 @@ def load_optimizer(path: Path, model: AdaptedModel, optimizer: torch.optim.Optim
         if exact is not None:
             parameter.data.copy_(exact)
         if state:
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-            }
+            # The fused optimizer counts its steps where the parameter is.
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
 
 
 def finish_rung(working: Path, final: Path) -> None:

@@ -29,6 +29,8 @@ class WorkSetup:
         packs: Sizes of packs whose speed is measured, besides training alone; empty to measure none.
         probe_seconds: What measuring the heads may take, about.
         limited_memory: Whether the user limits memory.
+        memory_limit: Bytes that a trial's training may take; held by the allocator on GPUs.
+        gpu_share: Share of its GPU that a worker may fill.
         memory_of_all: Whether every trial's memory is measured, and not only that of full trainings.
         max_latency_overhead: The limit of the budget, or None where there is nothing to measure.
         merged: Whether the winner is to be served merged into the base: it then costs nothing when it is used.
@@ -56,6 +58,8 @@ class WorkSetup:
     packs: tuple[int, ...] = ()
     probe_seconds: float = 60.0
     limited_memory: bool = False
+    memory_limit: int | None = None
+    gpu_share: float = 1.0
     memory_of_all: bool = False
     max_latency_overhead: float | None = None
     merged: bool = False

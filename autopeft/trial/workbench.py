@@ -8,7 +8,7 @@ import gc
 import resource
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -90,6 +90,7 @@ class Workbench:
         self._resident: dict[str, tuple[int, AdaptedModel, torch.optim.AdamW]] = {}
         self._checksums: dict[str, str] = {}
         self._states = FrozenStates(setup, self.device)
+        self._allow(1.0)
 
     def run(self, job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
         """Do a job. Never raises for what a configuration or the data can cause: that becomes the outcome.
@@ -154,21 +155,20 @@ class Workbench:
     def _train(self, job: Train, clock: JobClock) -> Outcome:
         started = self.begin(job, clock)
         with contextlib.closing(self._states.prefix(started.job, started.model, self.modules(job.head))) as prefix:
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
             measured = self.device.type == "cpu" and self.measures(job)
-            trained = train.run(
-                started.model,
-                started.optimizer,
-                started.job,
-                self.setup,
-                self.device,
-                clock,
-                measured=measured,
-                prefix=prefix,
-            )
+            # Evaluation and generation may take more, and are not what was predicted.
+            with self._within_memory():
+                trained = train.run(
+                    started.model,
+                    started.optimizer,
+                    started.job,
+                    self.setup,
+                    self.device,
+                    clock,
+                    measured=measured,
+                    prefix=prefix,
+                )
             if self.device.type == "cuda":
-                # Evaluation and generation may take more, and are not what was predicted.
                 trained.peak_bytes = self._device_peak()
             began, filled = time.monotonic(), prefix.use.fill_seconds
             split = self.setup.data.splits["validation"]
@@ -455,7 +455,25 @@ class Workbench:
             torch.cuda.empty_cache()
 
     def _device_peak(self) -> int | None:
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+        return torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None
+
+    def _allow(self, share: float) -> None:
+        """Let the allocator reserve a share of the GPU at most, and no more than this worker's."""
+        if self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(min(share, self.setup.gpu_share), self.device)
+
+    @contextlib.contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """On a GPU the limit is the allocator's own for a while, and its peaks are counted from here."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            if self.setup.memory_limit is not None:
+                self._allow(self.setup.memory_limit / torch.cuda.get_device_properties(self.device).total_memory)
+        try:
+            yield
+        finally:
+            self._allow(1.0)
 
 
 def give_back() -> None:

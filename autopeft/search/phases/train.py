@@ -151,7 +151,7 @@ class Trainer:
             state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
         self._note_latency(job, outcome)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
-            detail = f"{outcome.peak_bytes:,} live bytes were measured, above the limit of {limit:,}"
+            detail = f"{outcome.peak_bytes:,} bytes were measured, above the limit of {limit:,}"
             write("trial_ended", trial=job.trial, status="infeasible", reason="max_memory", detail=detail)
         elif job.final:
             write("trial_ended", trial=job.trial, status="completed", reason="trained in full", detail=None)
