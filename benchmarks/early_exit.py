@@ -133,11 +133,12 @@ def curves_of(run: Path) -> list[dict[str, Any]]:
             "trial": trial.id,
             "arm": trial.arm,
             "hash": trial.hash,
-            "rows": [rung.rows for rung in trial.rungs],
+            # Steps are whole batches, so that trials of other batch sizes saw a few rows more or less.
+            "rows": rungs,
             "scores": [rung.metrics[log.rung_metric] for rung in trial.rungs],
         }
         for trial in log.trials.values()
-        if trial.purpose == "explore" and [rung.rows for rung in trial.rungs] == rungs
+        if trial.purpose == "explore" and len(trial.rungs) == len(rungs)
     ]
 
 

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, M
 
 import autopeft.cost.memory as memory
 from autopeft.compose.adapt import adapt
-from autopeft.compose.base import Carrier, attach, load_base, meta_carrier
+from autopeft.compose.base import Attention, Carrier, attach, load_base, meta_carrier
 from autopeft.compose.host import spare_casts
 from autopeft.cost.live import Peak, measure
 from autopeft.cost.memory import Fit, MemoryGate, MemoryModel, predict_bytes
@@ -312,8 +312,29 @@ def test_the_gate_is_cheap_away_from_the_limit(bert: Path, monkeypatch: pytest.M
     assert counting.built == 0
     gate = MemoryGate(model, 10**12)
     assert all(gate.fits(configuration).execution == PLAIN for configuration in configurations)
-    # The head alone, and every method on all sites.
-    assert counting.built <= 1 + len(METHODS)
+    # The head alone, and DoRA on all sites.
+    assert counting.built == 2
+    gate = MemoryGate(model, 3 * model.base_bytes())
+    assert {gate.fits(configuration).execution == PLAIN for configuration in configurations} == {True, False}
+
+
+REFERABLE = [row.name for row in METHODS.values() if row.predictable and row.hosted and row.unsearchable is None]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_no_method_keeps_more_than_the_table_says(attention: Attention) -> None:
+    """On all sites, at the size of the references, over DoRA; nothing in the bound's caution is needed for it."""
+    config = BertConfig(hidden_size=384, num_hidden_layers=2, num_attention_heads=12, intermediate_size=1536).to_dict()
+    carrier = meta_carrier(config, **CLASSES)
+    model = MemoryModel(
+        lambda: meta_carrier(config, **CLASSES, attention=attention), carrier.modules, length=64, dtype="bfloat16"
+    )
+    gate = MemoryGate(model, 10**15, rows=16)
+    bare = model.predict(Configuration((), gate._training(()))).bytes
+    dora = model.predict(gate._reference("dora")).bytes - bare
+    for name in REFERABLE:
+        kept = (model.predict(gate._reference(name)).bytes - bare) / dora
+        assert kept <= METHODS[name].activations, name
 
 
 def test_a_ceiling_is_never_below_the_exact_prediction(bert: Path) -> None:

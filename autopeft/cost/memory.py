@@ -361,6 +361,9 @@ MARGIN = 1.001
 """Fake kernels keep the statistics of a norm in the dtype of its input, some real ones in float32: at most 0.04 %."""
 
 
+BOUND_CAUTION = 1.5
+"""Over what the methods' table says that they keep at most: it was taken on few shapes of models."""
+
 PACK_CAUTION = 2
 """So many times the ceilings' activations bound those of a pack: whoever keeps a part of an output keeps all of it."""
 
@@ -383,9 +386,10 @@ class Fit:
 class MemoryGate:
     """Answers whether a configuration fits a limit and how, as cheaply as the answer allows.
 
-    A floor (weights and optimizer state) and a ceiling (the sum of what each of its methods costs on all sites, at a
-    large size and the largest batch) need about ten runs for a whole search; the exact prediction is made only where
-    the limit lies between them.
+    A floor (weights and optimizer state) and a bound (what DoRA costs on all sites, at a large size and the largest
+    batch, for each of its methods) need two runs for a whole search. Where the limit lies between them, a ceiling (what
+    each of its methods itself costs so) needs one more per method; where it lies below that, the exact prediction is
+    made.
 
     Args:
         model: Predicts.
@@ -411,9 +415,10 @@ class MemoryGate:
         floor = self._corrected(self._model.needed(self._model.base_bytes() + STATE_BYTES * params))
         if floor > self._limit:
             return Fit(None, floor)
-        ceiling = self._ceiling(configuration)
-        if ceiling is not None and ceiling <= self._limit:
-            return Fit(PLAIN, ceiling)
+        for above in (self._bound, self._ceiling):
+            most = above(configuration)
+            if most is not None and most <= self._limit:
+                return Fit(PLAIN, most)
         return self._leaner(configuration, self._limit)
 
     def least(self, configuration: Configuration) -> int:
@@ -462,12 +467,29 @@ class MemoryGate:
     def _corrected(self, count: int) -> int:
         return int(count * self._ratio)
 
-    def _ceiling(self, configuration: Configuration) -> int | None:
-        """What no configuration of these methods exceeds; None for parts that are larger than the references."""
-        if configuration.whole is not None or any((p.size or 0) > REFERENCE_SIZE for _, p in configuration.parts()):
-            return None
+    def _referable(self, configuration: Configuration) -> bool:
+        """Whether no part is larger than the references."""
         # One set of references, at the largest batch seen and with dropout, bounds the smaller batches as well.
         self._rows = max(self._rows, configuration.training.batch_size)
+        return configuration.whole is None and all((p.size or 0) <= REFERENCE_SIZE for _, p in configuration.parts())
+
+    def _bound(self, configuration: Configuration) -> int | None:
+        """What no configuration of these methods comes near, by what the methods' table says of them."""
+        rows = [METHODS[method] for method in configuration.methods]
+        if not self._referable(configuration) or not all(row.predictable for row in rows):
+            return None
+        dora = self._reference("dora")
+        if not dora.sites:
+            return None
+        bare = self._bare()
+        kept = BOUND_CAUTION * (self._model.predict(dora).bytes - bare)
+        choosing = self._model.choosing_bytes(configuration)
+        return self._corrected(bare + choosing + int(sum(row.activations for row in rows) * kept))
+
+    def _ceiling(self, configuration: Configuration) -> int | None:
+        """What no configuration of these methods exceeds; None for parts that are larger than the references."""
+        if not self._referable(configuration):
+            return None
         bare = self._bare()
         references = (self._model.predict(self._reference(method)).bytes for method in configuration.methods)
         choosing = self._model.choosing_bytes(configuration)

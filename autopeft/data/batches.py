@@ -103,10 +103,17 @@ def pad(split: EncodedSplit, rows: Array, pad_token: int) -> Batch:
     return Batch(np.asarray(rows), input_ids, mask.astype(np.int64), types, labels)
 
 
-def evaluation_batches(split: EncodedSplit, batch_rows: int) -> Iterator[Array]:
-    """All rows once, int64 `[batch]` row numbers each, the longest first: what does not fit memory fails at once."""
-    order = np.argsort(-split.lengths, kind="stable")
-    for start in range(0, split.rows, batch_rows):
+def evaluation_batches(split: EncodedSplit, batch_rows: int, rows: Array | None = None) -> Iterator[Array]:
+    """Rows once each, int64 `[batch]` row numbers, the longest first: what does not fit memory fails at once.
+
+    Args:
+        split: The rows.
+        batch_rows: Rows of a batch.
+        rows: int64 `[n]`: the rows to use; None for all.
+    """
+    chosen = np.arange(split.rows) if rows is None else rows
+    order = chosen[np.argsort(-split.lengths[chosen], kind="stable")]
+    for start in range(0, len(order), batch_rows):
         yield order[start : start + batch_rows]
 
 

@@ -65,14 +65,10 @@ class _Ticking(StoppingCriteria):
 
 def batches_of(split: EncodedSplit, rows: Array, setup: WorkSetup) -> Iterator[Batch]:
     """Some rows of a split in padded batches, the longest first."""
-    wanted = np.zeros(split.rows, dtype=bool)
-    wanted[rows] = True
-    for group in evaluation_batches(split, setup.evaluation_rows):
-        group = group[wanted[group]]
-        if setup.kind == "causal_lm" and len(group):
+    for group in evaluation_batches(split, setup.evaluation_rows, rows):
+        step = len(group)
+        if setup.kind == "causal_lm":
             step = max(1, LOGIT_POSITIONS // int(split.lengths[group].max()))
-        else:
-            step = max(1, len(group))
         for start in range(0, len(group), step):
             yield pad(split, group[start : start + step], setup.data.pad_token)
 
