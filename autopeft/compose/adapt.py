@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect as pyinspect
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -365,12 +366,18 @@ def _check_coverage(adapted: AdaptedModel, carrier: Carrier, configuration: Conf
         raise TrialFailure("coverage", fault, infeasible=True)
 
 
+@contextmanager
+def _again(mode: TorchFunctionMode | None, masks: AbstractContextManager[None]) -> Iterator[None]:
+    with mode or nullcontext(), masks:
+        yield
+
+
 def _recomputed(forward: Callable[..., Any], dropouts: list[AdapterDropout], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        # The second pass must draw the masks of the first one.
-        return nullcontext(), replayed(dropouts, record(dropouts))
+        # The second pass must draw the masks of the first one, and compute under its mode.
+        return nullcontext(), _again(_get_current_function_mode(), replayed(dropouts, record(dropouts)))
 
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)

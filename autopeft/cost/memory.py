@@ -7,6 +7,7 @@ the very code that training runs, is executed on them while `LiveBytes` counts s
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -22,6 +23,7 @@ from autopeft.cost.live import LiveBytes, Peak, measure
 from autopeft.cost.pack import packed_gradients
 from autopeft.cost.reserved import reserved_bytes
 from autopeft.cost.step import StepTensors, apply_gradients, build_optimizer, compute_gradients
+from autopeft.cost.widened import Widened
 from autopeft.errors import InputError
 from autopeft.inspect import GroupedProducts
 from autopeft.methods import METHODS
@@ -244,8 +246,11 @@ class MemoryModel:
                 apply_gradients(optimizers[-1])
             autocast_dtype = torch.bfloat16 if self._dtype == torch.bfloat16 else None
 
+            wide = Widened() if self._gpu and autocast_dtype is not None else nullcontext()
+
             def step(counter: LiveBytes) -> None:
-                packed_gradients(packed, batches, optimizers, carrier.kind, autocast_dtype)
+                with wide:
+                    packed_gradients(packed, batches, optimizers, carrier.kind, autocast_dtype)
                 for optimizer in optimizers:
                     apply_gradients(optimizer)
 
@@ -306,8 +311,11 @@ def predict_step(
         # From the second step on AdamW's moments are there during the forward pass, so they are made beforehand.
         apply_gradients(optimizer)
 
+        wide = nullcontext() if scratch or autocast_dtype is None else Widened()
+
         def step(counter: LiveBytes) -> None:
-            compute_gradients(adapted, batch, optimizer, kind, autocast_dtype, mark=counter.mark)
+            with wide:
+                compute_gradients(adapted, batch, optimizer, kind, autocast_dtype, mark=counter.mark)
             apply_gradients(optimizer, mark=counter.mark)
 
         moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 __all__ = ["allocator_settings", "reserved_bytes"]
 
-WORKSPACES = 100 << 20
+WORKSPACES = 110 << 20
 """The workspaces of cuBLAS for the forward and the backward thread, and the last segments, half empty."""
-GROWTH = 1.075
+GROWTH = 1.06
 """Reserved for one live byte where batches of changing lengths leave pieces that do not fit together."""
 VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where PyTorch finds its allocator's settings, the current name first."""
