@@ -444,11 +444,12 @@ class MemoryGate:
         """
         if self._limit is None:
             return True
-        ceilings = [self._ceiling(configuration) for configuration in configurations]
-        known = [ceiling for ceiling in ceilings if ceiling is not None]
         base = self._corrected(self._model.needed(self._model.base_bytes()))
-        if len(known) == len(ceilings) and base + sum(PACK_CAUTION * (c - base) for c in known) <= self._limit:
-            return True
+        for above in (self._bound, self._ceiling):
+            most = [above(configuration) for configuration in configurations]
+            known = [count for count in most if count is not None]
+            if len(known) == len(most) and base + sum(PACK_CAUTION * (c - base) for c in known) <= self._limit:
+                return True
         peak = self._model.predict_pack(configurations)
         return peak is not None and self._corrected(peak.bytes) <= self._limit
 
