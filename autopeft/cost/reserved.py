@@ -17,6 +17,8 @@ WORKSPACES = 110 << 20
 """The workspaces of cuBLAS for the forward and the backward thread, and the last segments, half empty."""
 GROWTH = 1.06
 """Reserved for one live byte where batches of changing lengths leave pieces that do not fit together."""
+CONTEXT_BYTES = 600 << 20
+"""What a process takes on a GPU beside PyTorch's reserve: the driver's context and the kernels that were loaded."""
 VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where PyTorch finds its allocator's settings, the current name first."""
 EXPANDABLE = "expandable_segments:True"

@@ -47,5 +47,7 @@ class InProcessExecutor(PoolExecutor):
 
     def stop(self) -> None:
         """Let go of the base model, and give the process its threads back."""
+        if self._bench is not None:
+            self._bench.release()
         self._bench = None
         torch.set_num_threads(self._threads)

@@ -118,7 +118,8 @@ class Method:
         lowers: Whether plain peft reads back exactly what was trained, where one config says it all.
         quantised: Whether it was run on 4-bit and on 8-bit bases (bitsandbytes).
         predictable: Whether a training step of it runs on tensors without values, so that its memory is known exactly.
-        activations: What a training step keeps of it on all sites that it fits, over what DoRA keeps: at most so much.
+        bounded: Whether a training step of it keeps less than one of DoRA would, on any model: no tensor as large as a
+            weight, and per row no more than inputs and outputs of what it sits on.
         recomputable: Whether the blocks that it sits in can be run a second time in the backward pass.
         builds_on_meta: Whether it can be built without weights on torch's meta device.
         choices: Other knobs and their legal values.
@@ -158,7 +159,7 @@ class Method:
     lowers: bool = True
     quantised: bool = False
     predictable: bool = True
-    activations: float = 1.0
+    bounded: bool = False
     recomputable: bool = True
     builds_on_meta: bool = True
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

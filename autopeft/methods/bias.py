@@ -6,6 +6,7 @@ from autopeft.methods.base import LINEAR, Method, Paper, Rate, is_linear
 
 BIAS = Method(
     name="bias",
+    bounded=True,
     family="selective",
     paper=Paper(
         "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",

@@ -18,6 +18,7 @@ def _count_parallel(site: SiteShape, knobs: Knobs) -> int:
 
 SERIAL = Method(
     name="serial",
+    bounded=True,
     family="additive",
     paper=Paper("Parameter-Efficient Transfer Learning for NLP", "https://arxiv.org/abs/1902.00751"),
     roles=frozenset({"output", "down"}),
@@ -35,6 +36,7 @@ SERIAL = Method(
 
 PARALLEL = Method(
     name="parallel",
+    bounded=True,
     family="additive",
     paper=Paper("Towards a Unified View of Parameter-Efficient Transfer Learning", "https://arxiv.org/abs/2110.04366"),
     roles=frozenset({"down"}),

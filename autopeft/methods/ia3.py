@@ -18,6 +18,7 @@ def _stock(knobs: Knobs) -> dict[str, Any]:
 
 IA3 = Method(
     name="ia3",
+    bounded=True,
     family="additive",
     paper=Paper(
         "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",

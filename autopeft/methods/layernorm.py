@@ -6,6 +6,7 @@ from autopeft.methods.base import Method, Paper, Rate
 
 LAYERNORM = Method(
     name="layernorm",
+    bounded=True,
     family="selective",
     paper=Paper(
         "Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning",

@@ -43,6 +43,7 @@ def _whole(value: float) -> int | float:
 
 LORA = Method(
     name="lora",
+    bounded=True,
     family="reparameterized",
     paper=Paper("LoRA: Low-Rank Adaptation of Large Language Models", "https://arxiv.org/abs/2106.09685"),
     roles=LINEAR,
@@ -64,6 +65,7 @@ LORA = Method(
 
 DORA = Method(
     name="dora",
+    bounded=True,
     family="reparameterized",
     paper=Paper("DoRA: Weight-Decomposed Low-Rank Adaptation", "https://arxiv.org/abs/2402.09353"),
     roles=LINEAR,

@@ -88,8 +88,6 @@ HRA = on_linear(
     sizes=lambda site: tuple(rank for rank in half_rank(site) if rank % 2 == 0),
     peft_type="HRA",
     stock=lambda knobs: {"r": knobs["r"]},
-    # Every reflection keeps a whole weight.
-    activations=7.0,
     base="own",
     innermost=True,
 )

@@ -13,6 +13,7 @@ def _count(site: SiteShape, knobs: Knobs) -> int:
 
 PREFIX = Method(
     name="prefix",
+    bounded=True,
     family="additive",
     paper=Paper("Prefix-Tuning: Optimizing Continuous Prompts for Generation", "https://arxiv.org/abs/2101.00190"),
     roles=frozenset({"key", "qkv"}),

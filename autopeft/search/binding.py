@@ -38,7 +38,7 @@ def nothing_feasible(log: SearchLog, least: Callable[[], Collection[int]], limit
         # A prediction that keeps the limit was refuted by what was measured.
         needed = [count for count in known if limit is None or count > limit]
         smallest = min(needed or known)
-        what = "a worker's share of what is free here (fewer workers get more)" if limit is None else "max_memory"
+        what = "a worker's share of what is free here (fewer workers on it get more)" if limit is None else "max_memory"
         text = f"no configuration fits into {what}; the smallest needs {smallest:,} bytes.{_first(log, MEMORY)}"
         return NothingFeasible("max_memory", {"max_memory": smallest}, text)
     binds = broken[0] if broken else reasons.most_common(1)[0][0]

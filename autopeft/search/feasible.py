@@ -13,8 +13,11 @@ from autopeft.spec.amounts import format_bytes
 
 __all__ = ["check_memory"]
 
-WHOSE = {True: "--max-memory", False: "a worker's share of the memory that is free here (fewer --workers get more)"}
-"""By whether the limit was given: what says how much memory there is."""
+SHARES = {
+    False: "a worker's share of the memory that is free here (fewer --workers get more)",
+    True: "a worker's share of what is free on the GPU (a larger --gpus-per-trial gets more)",
+}
+"""By whether workers compute on GPUs: whose memory it is where no limit was given."""
 FEW = 2
 """Configurations that are looked at where not even the frozen base fits."""
 
@@ -44,7 +47,7 @@ def check_memory(prepared: Prepared, memory: MemoryModel, head: str, space: Boun
     limit = prepared.memory_limit
     if limit is None:
         return [] if baseline is not None else told
-    whose = WHOSE[prepared.spec.budget.max_memory is not None]
+    whose = SHARES[prepared.gpu] if prepared.spec.budget.max_memory != limit else "--max-memory"
     gate = MemoryGate(memory, limit)
     needed = None if least <= limit else _needed(gate, memory, space, limit)
     lora = None if baseline is None else _needed(gate, memory, baseline, limit)
@@ -57,8 +60,8 @@ def check_memory(prepared: Prepared, memory: MemoryModel, head: str, space: Boun
     smallest = min(needed, lora or needed)
     text = (
         f"no configuration fits into {whose}: {format_bytes(limit)}; the leanest that was looked at needs "
-        f"{smallest:,} bytes, of which the frozen base takes {memory.base_bytes():,}. A smaller model or fewer tokens "
-        "(--max-length) need less."
+        f"{smallest:,} bytes, of which the frozen base takes {memory.needed(memory.base_bytes()):,}. A smaller model "
+        "or fewer tokens (--max-length) need less."
     )
     raise NothingFeasible("max_memory", {"max_memory": smallest}, text)
 

@@ -44,7 +44,9 @@ def measured_speed(prepared: Prepared, head: str) -> tuple[Speed, dict[str, Any]
             setup = prepared.setup(Path(folder))
             # Answers are generated in batches of 24, so that half of the rows take half of the time.
             half = replace(setup, generate_rows=setup.generate_rows // 2)
-            outcome = Workbench(half).run(Probe("speed", (head,)))
+            bench = Workbench(half)
+            outcome = bench.run(Probe("speed", (head,)))
+            bench.release()
     finally:
         torch.set_num_threads(threads)
     if outcome.status != "ok":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from autopeft.cost.reserved import CONTEXT_BYTES
 from autopeft.spec import SearchSpec
 
 MEMINFO = Path("/proc/meminfo")
@@ -19,8 +20,6 @@ LEAST_BYTES = 256 << 20
 """What a trial may always have beside the base: the figures above are cautious."""
 PROCESS_BYTES = 600 << 20
 """What a worker takes before it has computed anything: the interpreter and the libraries."""
-CONTEXT_BYTES = 600 << 20
-"""What a process takes on a GPU beside PyTorch's reserve: the driver's context and the kernels that were loaded."""
 
 
 def free_bytes() -> int | None:
@@ -57,7 +56,8 @@ def gpu_bytes(share: float) -> int | None:
     """
     if not torch.cuda.is_available():
         return None
-    return int(share * torch.cuda.get_device_properties(0).total_memory) - CONTEXT_BYTES
+    free = torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0)
+    return max(LEAST_BYTES, int(share * free) - CONTEXT_BYTES)
 
 
 def _available() -> int | None:

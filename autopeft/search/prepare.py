@@ -140,13 +140,13 @@ def prepare(spec: SearchSpec, *, measure: bool = False, gathered: Callable[[], N
             base = load_base(spec.task.model, spec.task.revision, kind=raw.kind, dtype=computing.precision)
     at["way to compute chosen"] = time.monotonic()
     memory_limit = spec.budget.max_memory
-    if memory_limit is None and spec.ray_address is None:
+    if spec.ray_address is None and (gpu or memory_limit is None):
         workers = 1 if spec.executor == "inprocess" else spec.workers or cores()
-        memory_limit = gpu_bytes(gpu_share(spec)) if gpu else live_bytes_per_worker(workers, base.nbytes)
-        if memory_limit is not None:
-            share = f"{memory_limit / 2**30:.1f} GiB"
+        share = gpu_bytes(gpu_share(spec)) if gpu else live_bytes_per_worker(workers, base.nbytes)
+        if share is not None and (memory_limit is None or share < memory_limit):
+            memory_limit = share
             where = "of the memory of a GPU" if gpu else "of the memory that is free here"
-            told = [*told, f"a trial may take {share} {where}; --max-memory sets it"]
+            told = [*told, f"a trial may take {share / 2**30:.1f} GiB {where}; --max-memory sets it"]
     return found.with_model(
         data=data.padded_to(computing.padding),
         text=plan_of(raw, data, tokenizer),

@@ -191,7 +191,7 @@ def _about(
     sampled, leanest = drawn[: max(2, affordable)], lean(bound)[: max(2, affordable)]
     head_params = prepared.head_params(head)
     sizes = [adapter_bytes(each, bound.modules, head_params) for each in drawn]
-    bytes_of = _known_bytes(memory, sampled) or [memory.base_bytes()]
+    bytes_of = _known_bytes(memory, sampled) or [memory.needed(memory.base_bytes())]
     return {
         "name": bound.values.name,
         "methods": list(bound.methods),
@@ -201,7 +201,7 @@ def _about(
         "adapter_params": {"least": bound.smallest().adapter_params(bound.modules), "most": bound.largest_params},
         "adapter_bytes": {"samples_least": min(sizes), "samples_most": max(sizes)},
         "memory_bytes": {
-            "base": memory.base_bytes(),
+            "base": memory.needed(memory.base_bytes()),
             "smallest": min([*bytes_of, *_known_bytes(memory, leanest, in_pieces=True)]),
             "samples_least": min(bytes_of),
             "samples_most": max(bytes_of),

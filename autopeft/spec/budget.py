@@ -17,7 +17,8 @@ class Budget:
     Attributes:
         max_adapter_params: Adapter parameters: a count (int), or a share of the base model's parameters (float in
             (0, 1]). The head is not counted.
-        max_memory: Live tensor bytes while one configuration trains, base included, at the longest batch.
+        max_memory: Live tensor bytes while one configuration trains, base included, at the longest batch; on GPUs what
+            PyTorch reserves.
         max_time: Wall-clock seconds from process start to the saved result.
         max_compute: Busy seconds summed over all workers.
         max_trials: Trials that may start, finalists' reruns not counted.

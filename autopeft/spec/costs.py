@@ -73,8 +73,8 @@ COSTS: dict[str, Cost] = {
         noise=0.05,
     ),
 }
-"""Name -> cost. Memory is that of live tensors, base included; latency is the larger of the ratios to the bare base at
-one row and at a batch, in hundredths."""
+"""Name -> cost. Memory is that of live tensors, on GPUs what is reserved, base included; latency is the larger of the
+ratios to the bare base at one row and at a batch, in hundredths."""
 
 
 def latency_of_all(budget: Budget, cost: str) -> bool:

@@ -228,7 +228,8 @@ def _together(
     """Train and evaluate; outcomes of members are entered as they are known."""
     if len(members) < 2:
         return Outcome(pack, "failed", "alone", "fewer than two of them can be trained together")
-    train_together(members, bench.setup, bench.device, clock)
+    with bench.within_memory():
+        train_together(members, bench.setup, bench.device, clock)
     done = [member for member in members if member.failure is None]
     for member in members:
         if member.failure is not None:

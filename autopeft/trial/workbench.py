@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import shutil
 import time
@@ -21,6 +22,7 @@ from autopeft.compose.adapt import AdaptedModel, adapt
 from autopeft.compose.base import Carrier, attach, checksum
 from autopeft.compose.stock import is_stock_folder, load_stock, stock_head
 from autopeft.compose.store import describe, load_adapter, save_adapter
+from autopeft.cost.reserved import CONTEXT_BYTES, allocator_settings
 from autopeft.cost.step import build_optimizer
 from autopeft.data.sources import SPLITS
 from autopeft.errors import InputError, TrialFailure
@@ -71,8 +73,12 @@ def _taken() -> str:
 
 
 def pick_device(gpu: bool) -> torch.device:
-    """The first GPU that this process may see where one is wanted, else the processor."""
-    return torch.device("cuda", 0) if gpu and torch.cuda.is_available() else torch.device("cpu")
+    """The first GPU that this process may see where one is wanted, its allocator set, else the processor."""
+    if not gpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # They are read when something is first allocated there.
+    os.environ.update(allocator_settings())
+    return torch.device("cuda", 0)
 
 
 class Workbench:
@@ -90,7 +96,9 @@ class Workbench:
         self._resident: dict[str, tuple[int, AdaptedModel, torch.optim.AdamW]] = {}
         self._checksums: dict[str, str] = {}
         self._states = FrozenStates(setup, self.device)
-        self._allow(1.0)
+        self._out_of_memory_at: int | None = None
+        self._capped = False
+        self._allow(None)
 
     def run(self, job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
         """Do a job. Never raises for what a configuration or the data can cause: that becomes the outcome.
@@ -131,7 +139,8 @@ class Workbench:
         except InputError as error:
             return Outcome(job, "failed", "damaged", str(error))
         except torch.OutOfMemoryError as error:
-            return Outcome(job, "infeasible", "oom", str(error).splitlines()[0], peak_bytes=self._device_peak())
+            peak, self._out_of_memory_at = self._out_of_memory_at, None
+            return Outcome(job, "infeasible", "oom", str(error).splitlines()[0], peak_bytes=peak)
         except BROKEN as error:
             text = f"{type(error).__name__}: {error}"
             if isinstance(error, MemoryError) or "can't allocate memory" in text:
@@ -155,9 +164,9 @@ class Workbench:
     def _train(self, job: Train, clock: JobClock) -> Outcome:
         started = self.begin(job, clock)
         with contextlib.closing(self._states.prefix(started.job, started.model, self.modules(job.head))) as prefix:
-            measured = self.device.type == "cpu" and self.measures(job)
+            measured = self.measures(job)
             # Evaluation and generation may take more, and are not what was predicted.
-            with self._within_memory():
+            with self.within_memory():
                 trained = train.run(
                     started.model,
                     started.optimizer,
@@ -179,8 +188,8 @@ class Workbench:
             return self.finish(started, trained, arrays, seconds, clock, states=prefix.use.to_dict())
 
     def measures(self, job: Train) -> bool:
-        """Whether the memory of a job is measured."""
-        return job.final or (self.setup.memory_of_all and job.rows_from == 0)
+        """Whether a step of a job is measured for its live bytes; on a GPU the allocator knows what it reserved."""
+        return self.device.type == "cpu" and (job.final or (self.setup.memory_of_all and job.rows_from == 0))
 
     def begin(self, job: Train, clock: JobClock, keep: Collection[str] = ()) -> Started:
         """A trial's model and optimizer, checked against the limits that can be checked before training.
@@ -390,9 +399,10 @@ class Workbench:
         optimizer = build_optimizer(model.groups(), configuration.training)
         split = self.setup.data.splits["validation"]
         sample = subset(split, SPEED_ROWS if self.setup.kind != "causal_lm" else SPEED_ROWS // 4)
-        # The first of anything loads what the next ones have: kernels on a GPU, pages of memory.
         train.run(model, optimizer, job, self.setup, self.device, clock)
-        outputs(model, split, self.setup, self.device, rows=sample[: self.setup.evaluation_rows], clock=clock)
+        if self.device.type == "cuda":
+            # The first of anything loads its kernels.
+            outputs(model, split, self.setup, self.device, rows=sample[: self.setup.evaluation_rows], clock=clock)
         rows, seconds = 0, 0.0
         while seconds < SPEED_SECONDS:
             more = replace(job, rows_from=rows, rows_to=rows + 4 * batch)
@@ -459,23 +469,38 @@ class Workbench:
     def _device_peak(self) -> int | None:
         return torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None
 
-    def _allow(self, share: float) -> None:
-        """Let the allocator reserve a share of the GPU at most, and no more than this worker's."""
-        if self.device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(min(share, self.setup.gpu_share), self.device)
-
     @contextlib.contextmanager
-    def _within_memory(self) -> Iterator[None]:
+    def within_memory(self) -> Iterator[None]:
         """On a GPU the limit is the allocator's own for a while, and its peaks are counted from here."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
-            if self.setup.memory_limit is not None:
-                self._allow(self.setup.memory_limit / torch.cuda.get_device_properties(self.device).total_memory)
+        self._allow(self.setup.memory_limit)
         try:
             yield
+        except torch.OutOfMemoryError:
+            self._out_of_memory_at = self._device_peak()
+            raise
         finally:
-            self._allow(1.0)
+            self._allow(None)
+
+    def release(self) -> None:
+        """Let go of what holds this process to its share of a GPU."""
+        if self._capped:
+            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
+            self._capped = False
+
+    def _allow(self, limit: int | None) -> None:
+        """On a GPU: hold the allocator to a limit, and to this worker's share where it is not alone there."""
+        if self.device.type != "cuda":
+            return
+        total, share = torch.cuda.get_device_properties(self.device).total_memory, self.setup.gpu_share
+        most = total if share >= 1 else max(0, int(share * total) - CONTEXT_BYTES)
+        if limit is not None:
+            most = min(most, limit)
+        if most < total or self._capped:
+            torch.cuda.set_per_process_memory_fraction(most / total, self.device)
+            self._capped = most < total
 
 
 def give_back() -> None:

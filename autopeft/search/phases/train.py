@@ -147,8 +147,6 @@ class Trainer:
             execution=job.execution,
             looked_up=state.ledger.log.trials[job.trial].rungs[-1].looked_up,
         )
-        if outcome.peak_bytes is not None:
-            state.field.measured(job.configuration, outcome.peak_bytes, job.execution)
         self._note_latency(job, outcome)
         if limit is not None and outcome.peak_bytes is not None and outcome.peak_bytes > limit:
             detail = f"{outcome.peak_bytes:,} bytes were measured, above the limit of {limit:,}"
