@@ -259,3 +259,32 @@ def test_charts_are_drawn_from_results(load, tmp_path: Path) -> None:
     assert sorted(texts) == ["scaling.svg", "search.svg", "trials.svg"]
     assert ">400<" in texts["trials.svg"]
     assert "early" in texts["search.svg"]
+
+
+def test_the_documents_show_what_is_on_record(load) -> None:
+    told = (FOLDER.parent / "README.md").read_text() + (FOLDER.parent / "docs" / "benchmarks.md").read_text()
+    measured, shown = load("measured"), []
+    for name in load("speed_tables").TITLES:
+        found = measured.read_result(name)
+        if found is not None:
+            shown.append(name)
+            assert load(name).table(found).strip() in told, name
+    assert {"trials", "limit"} <= set(shown)
+    early = json.loads((FOLDER / "results" / "early_exit.json").read_text())
+    assert sum(task["curves"] for task in early.values()) == 95
+    for rule in early["sst2"]["rules"]:
+        means = [early[task]["rules"][rule]["mean"] for task in ("sst2", "clinc150")]
+        assert f"| {rule} | {means[0]:.4f} | {means[1]:.4f} |" in told
+
+
+def test_the_readme_says_what_the_controller_took() -> None:
+    found = json.loads((FOLDER / "results" / "overhead.json").read_text())
+    told = " ".join((FOLDER.parent / "README.md").read_text().split())
+    run, marks = found["runs"][0], {row["trials"]: row for row in found["scale"]["marks"]}
+    assert f"took {run['share']:.1%} of the time of `make demo`".replace("%", " %") in told
+    costs = [marks[count]["ms_per_trial_all"] for count in (10_000, 100_000)]
+    asks = [marks[count]["ms_per_ask"] for count in (10_000, 100_000)]
+    assert f"controller {costs[0]:.0f} ms from the 1,000th to the 10,000th and {costs[1]:.0f} ms up to" in told
+    assert f"(a question to the sampler {asks[0]:.0f} and {asks[1]:.0f} ms)" in told
+    assert f"in {marks[100_000]['resident_bytes'] / 2**30:.1f} GiB of memory" in told
+    assert f"resumed in {found['resume']['resume_seconds']:.0f} seconds" in told

@@ -201,7 +201,7 @@ def _about(
         "adapter_params": {"least": bound.smallest().adapter_params(bound.modules), "most": bound.largest_params},
         "adapter_bytes": {"samples_least": min(sizes), "samples_most": max(sizes)},
         "memory_bytes": {
-            "base": memory.needed(memory.base_bytes()),
+            "base": memory.base_bytes(),
             "smallest": min([*bytes_of, *_known_bytes(memory, leanest, in_pieces=True)]),
             "samples_least": min(bytes_of),
             "samples_most": max(bytes_of),
