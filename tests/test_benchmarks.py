@@ -269,7 +269,7 @@ def test_the_documents_show_what_is_on_record(load) -> None:
         if found is not None:
             shown.append(name)
             assert load(name).table(found).strip() in told, name
-    assert {"trials", "limit"} <= set(shown)
+    assert {"trials", "limit", "scaling"} <= set(shown)
     early = json.loads((FOLDER / "results" / "early_exit.json").read_text())
     assert sum(task["curves"] for task in early.values()) == 95
     for rule in early["sst2"]["rules"]:
