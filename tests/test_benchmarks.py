@@ -270,6 +270,9 @@ def test_the_documents_show_what_is_on_record(load) -> None:
             shown.append(name)
             assert load(name).table(found).strip() in told, name
     assert {"trials", "limit", "scaling"} <= set(shown)
+    short = json.loads((FOLDER / "baseline.json").read_text())["trials"]
+    ratio = short["autopeft / trainer tuned, a start in every block"]
+    assert f"({ratio:.2f}x, `benchmarks/baseline.json`)" in " ".join(told.split())
     early = json.loads((FOLDER / "results" / "early_exit.json").read_text())
     assert sum(task["curves"] for task in early.values()) == 95
     for rule in early["sst2"]["rules"]:

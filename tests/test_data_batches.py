@@ -151,3 +151,16 @@ def test_no_batch_is_larger_than_the_longest(lengths: list[int], size: int, seed
         shape = pad(split, rows, 0).input_ids.shape
         assert shape[0] <= most
         assert shape[1] <= longest
+
+
+@settings(deadline=None)
+@given(lengths_of_rows, sizes, seeds)
+def test_some_rows_are_evaluated_in_full_batches_the_longest_first(lengths: list[int], size: int, seed: int) -> None:
+    split = split_of(lengths)
+    some = np.flatnonzero(np.random.default_rng(seed).random(len(lengths)) < 0.3)
+    batches = list(evaluation_batches(split, size, some))
+    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    assert len(batches) == -(-len(some) // size)
+    order = [row for batch in batches for row in batch]
+    assert sorted(order) == some.tolist()
+    assert sorted(split.lengths[order], reverse=True) == split.lengths[order].tolist()

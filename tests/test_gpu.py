@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,12 @@ from autopeft.cost.reserved import EXPANDABLE, allocator_settings, reserved_byte
 from autopeft.cost.step import apply_gradients, build_optimizer
 from autopeft.cost.widened import Widened
 from autopeft.executors.room import Share
+from autopeft.search.prepared import AUTO_PACKS, Prepared
 from autopeft.space.execution import PLAIN, Execution
+from autopeft.strategy.jobs import Outcome
+from autopeft.testing.executors import lora_job
+from autopeft.trial.setup import WorkSetup
+from autopeft.trial.workbench import Workbench
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
@@ -60,6 +66,55 @@ def test_a_worker_has_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 1 << 30)
     assert machine.gpu_bytes(0.5) == (40 << 30) - machine.CONTEXT_BYTES
     assert machine.gpu_bytes(0.001) == machine.LEAST_BYTES
+
+
+def test_training_is_held_to_the_limit_and_the_rest_to_the_share(
+    setup: WorkSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what runs out of memory while it trains says what training takes."""
+    total, held = 80 << 30, []
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=total))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 7 << 30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: held.append(share * total))
+    bench = Workbench(replace(setup, memory_limit=8 << 30, gpu_share=0.5), torch.device("cuda", 0))
+    share = total // 2 - machine.CONTEXT_BYTES
+    assert held == [pytest.approx(share)]
+
+    def lacks() -> Outcome:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def trains() -> Outcome:
+        with bench.within_memory():
+            assert held[-1] == pytest.approx(8 << 30)
+            return lacks()
+
+    job = lora_job(setup, "t")
+    peaks = [bench.attempt(job, do).peak_bytes for do in (lacks, trains, lacks)]
+    assert peaks == [None, 7 << 30, None]
+    assert held[1:] == [pytest.approx(8 << 30), pytest.approx(share)]
+    bench.release()
+    assert held[-1] == total
+    assert not bench.measures(replace(job, final=True))
+
+
+def test_whoever_has_a_gpu_alone_is_not_held(setup: WorkSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30))
+    # Torch without CUDA raises where this is called.
+    Workbench(setup, torch.device("cuda", 0)).release()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cost", "pack", "sizes"),
+    [(True, "params", "auto", AUTO_PACKS), (True, "memory", "auto", ()), (True, "memory", "4", ()),
+     (False, "params", "auto", ()), (False, "memory", "4", (4,))],
+)  # fmt: skip
+def test_trials_whose_memory_on_a_gpu_counts_are_trained_alone(
+    gpu: bool, cost: str, pack: str, sizes: tuple[int, ...]
+) -> None:
+    prepared: Any = SimpleNamespace(gpu=gpu, spec=SimpleNamespace(pack=pack, executor="ray", cost=cost))
+    assert Prepared._packs(prepared) == sizes
 
 
 def test_norms_and_softmax_are_wide_and_products_are_not() -> None:

@@ -283,7 +283,9 @@ class Prepared:
     def _packs(self) -> tuple[int, ...]:
         """Sizes of packs to measure: chosen automatically they have paid on GPUs only."""
         wanted = self.spec.pack
-        if wanted == "off" or self.spec.executor == "tune":
+        # What one of several trials takes cannot be told from a GPU's allocator.
+        told_apart = not (self.gpu and self.spec.cost == "memory")
+        if wanted == "off" or self.spec.executor == "tune" or not told_apart:
             return ()
         return (AUTO_PACKS if self.gpu else ()) if wanted == "auto" else (int(wanted),)
 

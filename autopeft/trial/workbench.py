@@ -164,7 +164,6 @@ class Workbench:
     def _train(self, job: Train, clock: JobClock) -> Outcome:
         started = self.begin(job, clock)
         with contextlib.closing(self._states.prefix(started.job, started.model, self.modules(job.head))) as prefix:
-            measured = self.measures(job)
             # Evaluation and generation may take more, and are not what was predicted.
             with self.within_memory():
                 trained = train.run(
@@ -174,7 +173,7 @@ class Workbench:
                     self.setup,
                     self.device,
                     clock,
-                    measured=measured,
+                    measured=self.measures(job),
                     prefix=prefix,
                 )
             if self.device.type == "cuda":
